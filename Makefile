@@ -1,0 +1,62 @@
+# make help lists the targets. EXPERIMENT is a file of configs/experiment, ARGS are command-line overrides, e.g.
+#   make train EXPERIMENT=cifar10_vgg7_cpu ARGS="--trainer.max_epochs=5 --sparsity.end_value=0.5"
+EXPERIMENT ?= digits
+ARGS ?=
+# PYTHON makes the environment in .venv; VENV=none uses PYTHON as it is.
+PYTHON ?= python3
+VENV ?= .venv
+
+ifeq ($(VENV),none)
+RUN := $(PYTHON)
+READY :=
+export PYTHONPATH := src$(if $(PYTHONPATH),:$(PYTHONPATH))
+else
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+endif
+CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train compare test test-all lint format types check tensorboard clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make the environment in .venv (the other targets do it when needed)
+
+# Made anew when a dependency changes. lightning-bolts goes in without its dependencies: they exclude Lightning 2.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@echo "Making the environment in $(VENV): a few minutes and about 6 GB, once."
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps lightning-bolts==0.7.0
+	@touch $@
+
+train: $(READY) ## train and test EXPERIMENT (default: digits) with ARGS
+	@$(RUN) -m spikesparse train $(CONFIG) $(ARGS)
+
+compare: $(READY) ## train EXPERIMENT and its accuracy-only twin, and compare spikes and accuracy
+	@$(RUN) -m spikesparse compare $(CONFIG) $(ARGS)
+
+test: $(READY) ## the tests, without the slow ones
+	$(RUN) -m pytest $(ARGS)
+
+test-all: $(READY) ## all tests
+	$(RUN) -m pytest -m "slow or not slow" $(ARGS)
+
+lint: $(READY) ## ruff's checks
+	$(RUN) -m ruff check src tests benchmarks
+
+format: $(READY) ## format the code (CHECK=1 only looks)
+	$(RUN) -m ruff format $(if $(CHECK),--check) src tests benchmarks
+
+types: $(READY) ## mypy, strict
+	$(RUN) -m mypy
+
+tensorboard: $(READY) ## TensorBoard on all runs
+	$(RUN) -m tensorboard.main --logdir runs
+
+clean: ## remove caches; runs, data and .venv stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,60 @@
+"""spikesparse: deep spiking networks that are accurate and quiet, with PyTorch Lightning."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spikesparse.data import CIFAR10DataModule as CIFAR10DataModule
+    from spikesparse.encoding import DirectEncoder as DirectEncoder
+    from spikesparse.encoding import PoissonEncoder as PoissonEncoder
+    from spikesparse.load import load_run as load_run
+    from spikesparse.lr_schedulers import LinearWarmupCosineAnnealingLR as LinearWarmupCosineAnnealingLR
+    from spikesparse.metrics import Energy as Energy
+    from spikesparse.metrics import SpikeRate as SpikeRate
+    from spikesparse.metrics import SynapticOperations as SynapticOperations
+    from spikesparse.module import SpikingClassifier as SpikingClassifier
+    from spikesparse.nn import IF as IF
+    from spikesparse.nn import LIF as LIF
+    from spikesparse.nn import SpikeTally as SpikeTally
+    from spikesparse.nn import SpikingNetwork as SpikingNetwork
+    from spikesparse.nn import SpikingOutput as SpikingOutput
+    from spikesparse.nn import SpikingVGG as SpikingVGG
+    from spikesparse.sparsity import SparsityAnnealing as SparsityAnnealing
+    from spikesparse.sparsity import SpikePenalty as SpikePenalty
+
+__version__ = "0.1.0"
+
+# Public name -> module. Imported at first use, so that `spikesparse --version` need not wait for torch.
+_PUBLIC = {
+    "CIFAR10DataModule": "data",
+    "DirectEncoder": "encoding",
+    "Energy": "metrics",
+    "IF": "nn",
+    "LIF": "nn",
+    "LinearWarmupCosineAnnealingLR": "lr_schedulers",
+    "PoissonEncoder": "encoding",
+    "SparsityAnnealing": "sparsity",
+    "SpikePenalty": "sparsity",
+    "SpikeRate": "metrics",
+    "SpikeTally": "nn",
+    "SpikingClassifier": "module",
+    "SpikingNetwork": "nn",
+    "SpikingOutput": "nn",
+    "SpikingVGG": "nn",
+    "SynapticOperations": "metrics",
+    "load_run": "load",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

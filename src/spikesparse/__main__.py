@@ -1,0 +1,68 @@
+"""The command line.
+
+spikesparse train --config configs/experiment/digits.yaml      fit, test the best checkpoint, close with a table
+spikesparse compare --config configs/experiment/digits.yaml    that, and its accuracy-only twin, side by side
+spikesparse fit | validate | test | predict ...                Lightning's own; each has --help and --print_config
+spikesparse convert FOLDER OUT.npz                             a folder of images as one file
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+
+
+def _command(name: str) -> Callable[[list[str]], object] | None:
+    """The function behind a subcommand; imported only now, since torch takes seconds."""
+    if name in LIGHTNING:
+        from spikesparse.cli import main as lightning
+
+        return lambda args: lightning([name, *args])
+    if name in ("train", "compare"):
+        from spikesparse import train
+
+        return {"train": train.train, "compare": train.compare}[name]
+    if name == "convert":
+        from spikesparse.data.convert import main as convert
+
+        return convert
+    return None
+
+
+def main(args: list[str] | None = None) -> int:
+    """Dispatch a subcommand; 0 if it went well, 2 for what the user can mend."""
+    from spikesparse import __version__
+    from spikesparse.errors import UserError
+    from spikesparse.quiet import quiet
+
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"spikesparse {__version__}")
+        return 0
+    try:
+        command = _command(args[0])
+        if command is None:
+            known = ", ".join(("train", "compare", *LIGHTNING, "convert"))
+            raise UserError(f"{args[0]!r} is no subcommand. There are: {known}.")
+        quiet()
+        command(args[1:])
+    except UserError as error:
+        return _refuse(str(error))
+    except argparse.ArgumentError as error:  # the parser's own: an unknown flag, a value of the wrong type
+        return _refuse(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.")
+    return 0
+
+
+def _refuse(reason: str) -> int:
+    print(f"spikesparse: error: {reason}", file=sys.stderr, flush=True)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Checkpoints: which epochs are kept, and reading them with clear errors."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from spikesparse.errors import UserError
+from spikesparse.sparsity import SparsityAnnealing
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``: the best epoch among those at which lambda has its end value.
+
+    Before the ramp ends, the most accurate network is the one that is not sparse yet. An accuracy-only twin has the
+    same ramp, to 0, and so chooses among the same epochs.
+
+    Args:
+        monitor: metric to choose by.
+        mode: "max" or "min".
+    """
+
+    def __init__(self, monitor: str = "accuracy/val", mode: str = "max") -> None:
+        super().__init__(
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Consider the epoch, if it is one to choose from."""
+        annealing = next((c for c in trainer.callbacks if isinstance(c, SparsityAnnealing)), None)  # type: ignore[attr-defined]
+        if annealing is None or annealing.at_end_value(trainer.current_epoch):
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``: the state at the end of the last epoch, to resume from."""
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+
+
+def read_checkpoint(path: str | Path, flag: str = "--ckpt_path") -> dict[str, Any]:
+    """Read a checkpoint without running any code that it may hold.
+
+    Raises:
+        UserError: if there is none, or it is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{flag}={path}: there is no such file.") from error
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{flag}={path}: not a whole checkpoint ({reason}); take another one.") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise UserError(f"{flag}={path}: not a checkpoint of this project (it has no state_dict).")
+    return checkpoint
+
+
+def check_state_dict(theirs: dict[str, Tensor], ours: dict[str, Tensor], flag: str) -> None:
+    """Refuse weights that do not fit.
+
+    Raises:
+        UserError: naming the first weight that differs.
+    """
+    for name in [*ours, *theirs]:
+        shapes = [tuple(d[name].shape) if name in d else "missing" for d in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{flag}: a checkpoint of another architecture: {name} is {shapes[0]} there, {shapes[1]} here. Leave "
+                "out the --model.net and --data flags that change it, or name the checkpoint's own architecture."
+            )

@@ -1,0 +1,69 @@
+"""The LightningCLI: fit, validate, test and predict."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from spikesparse.bolts import load_bolts
+from spikesparse.data import CIFAR10DataModule
+from spikesparse.module import SpikingClassifier
+from spikesparse.predict import PredictionWriter
+from spikesparse.runs import CONFIGS, RunConfig, place_run, with_checkpoint_settings
+from spikesparse.sparsity import SparsityAnnealing
+
+
+class SpikeCLI(LightningCLI):
+    """Layers, from low to high: code, configs/base.yaml, a checkpoint's settings, --config files, flags."""
+
+    def __init__(self, args: list[str]) -> None:
+        load_bolts()  # so that a config may name its classes
+        self.args = args
+        super().__init__(
+            SpikingClassifier,
+            CIFAR10DataModule,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"exit_on_error": False}
+            | {
+                name: {"default_config_files": [str(CONFIGS / "base.yaml")], "exit_on_error": False}
+                for name in ("fit", "validate", "test", "predict")
+            },
+            args=with_checkpoint_settings(args),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the annealing, and what follows from something else."""
+        parser.add_lightning_class_args(SparsityAnnealing, "sparsity")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.link_arguments("seed_everything", "data.draw_seed", compute_fn=int)
+        link_data_to_network(parser)
+
+    def _parse_ckpt_path(self) -> None:
+        """Not Lightning's way, which sets a checkpoint's settings above the user's flags."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run folder, and the horizon of a scheduler that asks for one."""
+        assert self.subcommand is not None
+        config = self.config[self.subcommand]
+        init = getattr(config.model.scheduler, "init_args", {})
+        if "max_epochs" in init and init.max_epochs is None:  # cannot be a link: the scheduler is a callable
+            init.max_epochs = config.trainer.max_epochs
+        self.run_folder = place_run(config, self.subcommand, self.args)
+
+
+def link_data_to_network(parser: ArgumentParser) -> None:
+    """What the network takes from its data module."""
+    for name in ("timesteps", "num_classes", "input_shape"):
+        parser.link_arguments(f"data.{name}", f"model.net.init_args.{name}", apply_on="instantiate")
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Run one subcommand, such as ``main(["fit", "--config", "configs/experiment/digits.yaml"])``."""
+    return SpikeCLI(sys.argv[1:] if args is None else args)

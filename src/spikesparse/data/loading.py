@@ -1,0 +1,95 @@
+"""Whole batches by index, in an order that is a function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from spikesparse.data.arrays import Images
+from spikesparse.philox import SHUFFLE, permutation
+
+
+class Batch(NamedTuple):
+    """A batch.
+
+    Attributes:
+        images: uint8 (B, 3, H, W) from the loader; what the encoder makes of them once on the device.
+        labels: int64 (B,); -1 where there is none.
+        index: int64 (B,): each image's place in its source's training or test set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+class IndexedImages(Dataset[Batch]):
+    """Images that are fetched a batch at a time: ``dataset[list_of_rows]``."""
+
+    def __init__(self, images: Images, index: Tensor) -> None:
+        self.images, self.index = images, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: Tensor) -> Batch:
+        index = self.index[rows]
+        return Batch(self.images.images[index], self.images.labels[index], index)
+
+
+class BatchRows(DistributedSampler[Tensor]):
+    """Rows of each batch of this process.
+
+    Every process knows the whole order and takes its share, so that each row is read exactly once: no padding. In
+    training, batch k of all processes together is rows [k * world * B, (k + 1) * world * B) of the epoch's order,
+    and a last batch too small to give every process a row is left out. In evaluation each process gets a contiguous
+    share; one that has no row at all gets one empty batch, because Lightning refuses a loader without any.
+
+    It is a DistributedSampler by type only: Lightning leaves those in place, and calls their ``set_epoch``.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, training: bool, drop_last: bool, shuffle: bool, seed: int, world: int, rank: int
+    ) -> None:
+        self.size, self.batch_size, self.training = size, batch_size, training
+        self.drop_last, self.shuffle, self.seed = drop_last, shuffle, seed
+        self.num_replicas, self.rank, self.epoch = world, rank, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if not self.training:
+            return max(1, -(-len(self._share()) // self.batch_size))
+        full, rest = divmod(self.size, self.batch_size * self.num_replicas)
+        return full + (0 if self.drop_last or rest < self.num_replicas else 1)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.training:
+            yield from self._share().split(self.batch_size) if len(self._share()) else (self._share(),)
+            return
+        order = permutation(self.seed, SHUFFLE, self.epoch, self.size) if self.shuffle else torch.arange(self.size)
+        for whole in order.split(self.batch_size * self.num_replicas)[: len(self)]:
+            yield whole.tensor_split(self.num_replicas)[self.rank]
+
+    def _share(self) -> Tensor:
+        return torch.arange(self.size).tensor_split(self.num_replicas)[self.rank]
+
+
+def batch_loader(dataset: IndexedImages, rows: BatchRows, num_workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """A loader that asks the dataset for whole batches."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=rows,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        # An iterator draws a seed for its workers: from here, so that torch's own generator stays where it was.
+        generator=torch.Generator(),
+    )

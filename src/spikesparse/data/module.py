@@ -1,0 +1,234 @@
+"""The data module."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from spikesparse.data.arrays import Dataset, Images, to_images
+from spikesparse.data.augment import crop_and_flip
+from spikesparse.data.loading import Batch, BatchRows, IndexedImages, batch_loader
+from spikesparse.data.sources import SOURCES, image_files, load_source, stack_images
+from spikesparse.data.splits import stratified_split
+from spikesparse.encoding import Encoder, make_encoder
+from spikesparse.errors import UserError, choose
+
+# Per-channel mean and standard deviation of the training pixels in [0, 1].
+CIFAR_STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+EVALUATION_SEED = 2003_01250  # evaluation draws the same Poisson spikes in every epoch, run and seed
+VALIDATION_SHARE = 0.1
+CIFAR_VALIDATION = 5000
+
+
+class CIFAR10DataModule(LightningDataModule):
+    """CIFAR-10, CIFAR-100, a folder of images, an npz, or the embedded digits; batches are ready for the network.
+
+    Images are held once as uint8 tensors; a batch is fetched by one indexing, and cropped, flipped, normalised and
+    encoded on its device. Every random draw is a function of (draw_seed, epoch, sample index, step, pixel); in
+    evaluation the key is fixed. Argument names follow lightning-bolts' CIFAR10DataModule.
+
+    Args:
+        data_dir: where the data is: a folder (cifar10, cifar100, folder) or a file (npz).
+        source: "cifar10" or "cifar100" (downloaded and verified by torchvision), "folder"
+            (``{train,test}/<class>/*.png|jpg``), "npz" (``x_train, y_train, x_test, y_test``) or "digits".
+        val_split: validation images out of the training set, a number or a fraction; stratified. None is 5000 for
+            CIFAR, 0.1 otherwise.
+        batch_size: images per batch and process.
+        timesteps: T, for the encoder and, linked, for the network.
+        encoder: "direct", "poisson" (signed), "poisson_unsigned", or an Encoder.
+        crop_padding: in training, shift images by up to so many pixels.
+        flip: in training, mirror half of the images.
+        normalize: give the encoder images normalised as it asks; false hands on pixels in [0, 1].
+        num_workers: loader processes; 0 is best, since a batch is one indexing.
+        seed: of the validation split.
+        draw_seed: of shuffling, augmentation and Poisson spikes; the command line fills in seed_everything.
+        shuffle: new order in every training epoch.
+        pin_memory: page-locked batches, if there is a CUDA device.
+        drop_last: leave out a last training batch that is not full.
+        predict_on: what `predict` reads: "val", "test", or a folder of images.
+
+    Raises:
+        UserError: for a value that cannot be, or data that is missing or damaged.
+    """
+
+    def __init__(
+        self,
+        data_dir: str = "data",
+        source: str = "cifar10",
+        val_split: int | float | None = None,
+        batch_size: int = 128,
+        timesteps: int = 4,
+        encoder: Encoder | str = "direct",
+        crop_padding: int = 4,
+        flip: bool = True,
+        normalize: bool = True,
+        num_workers: int = 0,
+        seed: int = 42,
+        draw_seed: int = 0,
+        shuffle: bool = True,
+        pin_memory: bool = True,
+        drop_last: bool = False,
+        predict_on: str = "val",
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("timesteps", timesteps, 1),
+            ("batch_size", batch_size, 1),
+            ("crop_padding", crop_padding, 0),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise UserError(f"--data.{name}={value}: it must be at least {least}.")
+        self.source = choose("data source", source, SOURCES, "--data.source")
+        self.data_dir, self.val_split, self.batch_size = data_dir, val_split, batch_size
+        self.timesteps, self.encoder = timesteps, make_encoder(encoder)
+        self.crop_padding, self.flip, self.normalize = crop_padding, flip, normalize
+        self.num_workers, self.seed, self.draw_seed = num_workers, seed, draw_seed
+        self.shuffle, self.pin_memory, self.drop_last = shuffle, pin_memory, drop_last
+        self.predict_on = predict_on
+        self._predicted_folder: tuple[Images, list[Path]] | None = None
+
+    # What the network is built from
+
+    @property
+    def num_classes(self) -> int:
+        """Classes; for the two CIFARs known without reading them."""
+        return {"cifar10": 10, "cifar100": 100}.get(self.source) or len(self.dataset.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        if self.source in CIFAR_STATISTICS:
+            return (3, 32, 32)
+        channels, height, width = self.dataset.train.images.shape[1:]
+        return (channels, height, width)
+
+    @property
+    def dims(self) -> tuple[int, int, int]:
+        """The name that lightning-bolts gives to :attr:`input_shape`."""
+        return self.input_shape
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The source's images, read at first use."""
+        return load_source(self.source, self.data_dir)
+
+    @cached_property
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Training and validation indices into the source's training set."""
+        size = self.val_split
+        if size is None:
+            size = CIFAR_VALIDATION if len(self.dataset.train) == 50_000 else VALIDATION_SHARE
+        return stratified_split(self.dataset.train.labels, size, self.seed)
+
+    @cached_property
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation per channel of the training pixels in [0, 1], each (C, 1, 1)."""
+        if self.source in CIFAR_STATISTICS:
+            mean, std = (torch.tensor(values) for values in CIFAR_STATISTICS[self.source])
+        else:
+            # From the histogram of pixel values: exact, and no float copy of the images.
+            channels = self.dataset.train.images[self.split[0]].transpose(0, 1).flatten(1)
+            counts = torch.stack([torch.bincount(c, minlength=256) for c in channels]).double()
+            values = torch.arange(256, dtype=torch.float64) / 255
+            share = counts / counts.sum(1, keepdim=True)
+            mean = share @ values
+            std = (share @ values.square() - mean.square()).clamp(min=1e-4).sqrt()
+        return mean.float()[:, None, None], std.float()[:, None, None]
+
+    # Lightning's hooks
+
+    def prepare_data(self) -> None:
+        """Download, once per machine, if there is something to download."""
+        if self.source in CIFAR_STATISTICS:
+            load_source(self.source, self.data_dir)
+
+    def setup(self, stage: str) -> None:
+        """Read the images."""
+        _ = self.dataset
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training batches in a new order each epoch."""
+        return self._loader(self.dataset.train, self.split[0], training=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation batches."""
+        return self._loader(self.dataset.train, self.split[1])
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test batches."""
+        return self._loader(self.dataset.test)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of what ``predict_on`` names."""
+        if self.predict_on == "val":
+            return self.val_dataloader()
+        if self.predict_on == "test":
+            return self.test_dataloader()
+        return self._loader(self.predicted_folder[0])
+
+    @property
+    def predicted_folder(self) -> tuple[Images, list[Path]]:
+        """The unlabelled images of the folder that ``predict_on`` names, and their files."""
+        if self._predicted_folder is None:
+            folder = Path(self.predict_on)
+            if not folder.is_dir():
+                raise UserError(f"--data.predict_on={self.predict_on}: neither val nor test nor a folder of images.")
+            paths = image_files(folder)
+            if not paths:
+                raise UserError(f"--data.predict_on={self.predict_on}: no PNG or JPEG image in it.")
+            arrays = stack_images(paths, f"--data.predict_on={self.predict_on}")
+            images = to_images(arrays, np.full(len(paths), -1), f"--data.predict_on={self.predict_on}")
+            height, width = self.input_shape[1:]
+            if tuple(images.images.shape[2:]) != (height, width):
+                raise UserError(
+                    f"--data.predict_on={self.predict_on}: images are {arrays.shape[2]}x{arrays.shape[1]} pixels; the "
+                    f"network was trained on {width}x{height}. Resize them."
+                )
+            self._predicted_folder = (images, paths)
+        return self._predicted_folder
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment (in training), normalise and encode on the batch's device."""
+        training = self.trainer is not None and self.trainer.training
+        epoch = self.trainer.current_epoch if training and self.trainer is not None else 0
+        return self.encode(batch, training, epoch)
+
+    def encode(self, batch: Batch, training: bool = False, epoch: int = 0) -> Batch:
+        """Make a loader's batch ready for the network."""
+        images = batch.images
+        seed = self.draw_seed if training else EVALUATION_SEED
+        if training and (self.crop_padding or self.flip):
+            images = crop_and_flip(images, batch.index, self.crop_padding, self.flip, seed, epoch)
+        images = self._normalized(images.float() / 255)
+        return Batch(self.encoder(images, batch.index, self.timesteps, seed, epoch), batch.labels, batch.index)
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        if not self.normalize or self.encoder.normalization == "unit":
+            return images
+        mean, std = (statistic.to(images.device) for statistic in self.pixel_statistics)
+        if self.encoder.normalization == "signed_unit":
+            std = torch.maximum(mean, 1 - mean)  # the largest distance from the mean: values fill [-1, 1]
+        return (images - mean) / std
+
+    def _loader(self, images: Images, index: Tensor | None = None, training: bool = False) -> DataLoader[Batch]:
+        dataset = IndexedImages(images, torch.arange(len(images)) if index is None else index)
+        world, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        rows = BatchRows(
+            len(dataset), self.batch_size, training, self.drop_last, self.shuffle, self.draw_seed, world, rank
+        )
+        if training and len(rows) == 0:
+            raise UserError(
+                f"--data.batch_size={self.batch_size}: {len(dataset)} training images make no batch for {world} "
+                "process(es); lower it."
+            )
+        return batch_loader(dataset, rows, self.num_workers, self.pin_memory and torch.cuda.is_available())

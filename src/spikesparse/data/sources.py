@@ -1,0 +1,168 @@
+"""Where images come from."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchvision
+from PIL import Image, UnidentifiedImageError
+from torch.nn import functional as F
+
+from spikesparse.data.arrays import Dataset, Images, to_dataset, to_images
+from spikesparse.errors import UserError, choose
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+OFFLINE_HINT = "EXPERIMENT=digits (--data.source=digits) needs no download."
+
+
+def _torchvision_source(name: str) -> Callable[[Path], Dataset]:
+    cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+
+    def load(data_dir: Path) -> Dataset:
+        folder = data_dir / cls.base_folder
+        try:
+            train, test = (cls(str(data_dir), train=split, download=True) for split in (True, False))
+        except OSError as error:  # urllib's errors are OSErrors
+            found = f"{folder} is there, but damaged or incomplete (wrong checksum)" if folder.exists() else "not there"
+            raise UserError(
+                f"--data.source={name}: the data is not in --data.data_dir={data_dir} ({found}) and could not be "
+                f"downloaded ({error}). Fetch {cls.url} (MD5 {cls.tgz_md5}) by hand and unpack it there, so that "
+                f"{folder} exists; or use --data.source=npz. {OFFLINE_HINT}"
+            ) from error
+        except RuntimeError as error:  # torchvision's "dataset not found or corrupted"
+            raise UserError(
+                f"--data.source={name}: what lies in {data_dir} has a wrong checksum ({error}). Delete {folder} and "
+                f"its archive, and start again to download it anew. {OFFLINE_HINT}"
+            ) from error
+        parts = [to_images(s.data, np.asarray(s.targets), f"--data.source={name}") for s in (train, test)]
+        return to_dataset(parts[0], parts[1], list(train.classes), f"--data.source={name}")
+
+    return load
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """An image file as uint8 (H, W, 3).
+
+    Raises:
+        UserError: if it cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable image ({error}); replace or remove it.") from error
+
+
+def stack_images(paths: list[Path], what: str) -> npt.NDArray[np.uint8]:
+    """Image files of one size as uint8 (N, H, W, 3).
+
+    Raises:
+        UserError: naming the file of another size.
+    """
+    first = read_image(paths[0])
+    images = np.empty((len(paths), *first.shape), np.uint8)
+    for row, path in zip(images, paths, strict=True):
+        image = read_image(path)
+        if image.shape != first.shape:
+            raise UserError(
+                f"{what}: {path} is {image.shape[1]}x{image.shape[0]} pixels, {paths[0]} is "
+                f"{first.shape[1]}x{first.shape[0]}; resize them to one size."
+            )
+        row[...] = image
+    return images
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder and those below it, in name order."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+
+
+def load_folder(data_dir: Path) -> Dataset:
+    """``{train,test}/<class>/*.png|jpg``, any number of classes, labels in the classes' name order."""
+    where = f"--data.data_dir={data_dir}"
+    for split in ("train", "test"):
+        if not (data_dir / split).is_dir():
+            raise UserError(f"{where}: there is no folder {data_dir / split}; images go into {{train,test}}/<class>/.")
+    classes = sorted(p.name for p in (data_dir / "train").iterdir() if p.is_dir())
+    if not classes:
+        raise UserError(f"{where}: {data_dir / 'train'} holds no class folder; images go into train/<class>/.")
+    unknown = sorted({p.name for p in (data_dir / "test").iterdir() if p.is_dir()} - set(classes))
+    if unknown:
+        raise UserError(f"{where}: test class {', '.join(unknown)} has no folder in {data_dir / 'train'}.")
+    parts = []
+    for split in ("train", "test"):
+        files = {c: image_files(data_dir / split / c) if (data_dir / split / c).is_dir() else [] for c in classes}
+        empty = [c for c in classes if not files[c]] if split == "train" else []
+        if empty:
+            raise UserError(f"{where}: no image in {data_dir / split / empty[0]}; add PNG or JPEG files, or remove it.")
+        paths = [path for c in classes for path in files[c]]
+        if not paths:
+            raise UserError(f"{where}: no image in {data_dir / split}.")
+        labels = np.repeat(np.arange(len(classes)), [len(files[c]) for c in classes])
+        parts.append(to_images(stack_images(paths, where), labels, where))
+    return to_dataset(parts[0], parts[1], classes, where)
+
+
+def load_npz(path: Path) -> Dataset:
+    """An npz of ``x_train, y_train, x_test, y_test`` (and ``classes``, optional names)."""
+    where = f"--data.data_dir={path}"
+    if not path.is_file():
+        raise UserError(
+            f"{where}: there is no such file; --data.source=npz reads one .npz file. `spikesparse convert FOLDER "
+            f"{path}` makes one of a folder of images."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as npz:
+            missing = [key for key in NPZ_KEYS if key not in npz.files]
+            if missing:
+                raise UserError(f"{where}: it has no array {', '.join(missing)}; {', '.join(NPZ_KEYS)} are needed.")
+            arrays = {key: npz[key] for key in NPZ_KEYS}
+            classes = [str(c) for c in npz["classes"]] if "classes" in npz.files else None
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise UserError(f"{where}: not a whole .npz file ({error}); copy or convert it again.") from error
+    parts = [to_images(arrays[f"x_{s}"], arrays[f"y_{s}"], f"{where}: {s} set") for s in ("train", "test")]
+    return to_dataset(parts[0], parts[1], classes, where)
+
+
+def load_digits(data_dir: Path | None = None) -> Dataset:
+    """The 1,797 handwritten digits of the UCI repository, shipped with the package, as 32x32 images.
+
+    8x8 pixels of 17 grey levels, enlarged four times by bilinear interpolation; the test split is part of the file.
+    """
+    with resources.files("spikesparse.data").joinpath("digits.npz").open("rb") as file, np.load(file) as npz:
+        arrays = {key: npz[key] for key in NPZ_KEYS}
+    parts = []
+    for split in ("train", "test"):
+        grey = torch.from_numpy(arrays[f"x_{split}"])[:, None].to(torch.float64) * (255 / 16)
+        large = F.interpolate(grey, scale_factor=4, mode="bilinear", align_corners=False).round().to(torch.uint8)
+        parts.append(Images(large.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(arrays[f"y_{split}"]).long()))
+    return to_dataset(parts[0], parts[1], None, "--data.source=digits")
+
+
+SOURCES: dict[str, Callable[[Path], Dataset]] = {
+    "cifar10": _torchvision_source("cifar10"),
+    "cifar100": _torchvision_source("cifar100"),
+    "folder": load_folder,
+    "npz": load_npz,
+    "digits": load_digits,
+}
+
+
+def load_source(source: str, data_dir: str | Path) -> Dataset:
+    """Load a data source.
+
+    Raises:
+        UserError: for an unknown source, or data that is missing, damaged or not what it should be.
+    """
+    return SOURCES[choose("data source", source, SOURCES, "--data.source")](Path(data_dir))
+
+

@@ -1,0 +1,48 @@
+"""A trained run back in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spikesparse.errors import UserError
+
+if TYPE_CHECKING:
+    from spikesparse.data import CIFAR10DataModule
+    from spikesparse.module import SpikingClassifier
+
+
+def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassifier, CIFAR10DataModule]:
+    """The trained module, in evaluation mode, and its data module.
+
+    Args:
+        run_folder: such as runs/digits/seed0.
+        which: "best" or "last"; where there is no best checkpoint, the last is taken.
+
+    Raises:
+        UserError: if the folder holds no such run.
+    """
+    from jsonargparse import ArgumentParser
+
+    from spikesparse.checkpoints import check_state_dict, read_checkpoint
+    from spikesparse.cli import link_data_to_network
+    from spikesparse.data import CIFAR10DataModule
+    from spikesparse.module import SpikingClassifier
+
+    folder = Path(run_folder)
+    path = folder / "checkpoints" / f"{which}.ckpt"
+    if which == "best" and not path.is_file():
+        path = folder / "checkpoints" / "last.ckpt"
+    checkpoint = read_checkpoint(path, "load_run")
+    settings: dict[str, Any] = checkpoint.get("settings") or {}
+    if not settings:
+        raise UserError(f"load_run={path}: the checkpoint keeps no settings; it was not written by this command line.")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SpikingClassifier, "model")
+    parser.add_class_arguments(CIFAR10DataModule, "data")
+    link_data_to_network(parser)
+    ready = parser.instantiate_classes(parser.parse_object({key: settings[key] for key in ("model", "data")}))
+    module, data = ready.model, ready.data
+    check_state_dict(checkpoint["state_dict"], module.state_dict(), f"load_run={path}")
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.eval(), data

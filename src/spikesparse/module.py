@@ -1,0 +1,187 @@
+"""The LightningModule."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spikesparse.callbacks import NonFiniteGuard, RandomState, SilentLayers
+from spikesparse.checkpoints import check_state_dict, read_checkpoint
+from spikesparse.data.loading import Batch
+from spikesparse.errors import UserError, choose
+from spikesparse.metrics.split import SplitMetrics
+from spikesparse.nn import SpikingNetwork, SpikingOutput
+from spikesparse.sparsity import SpikePenalty
+
+LOSSES = ("cross_entropy", "squared_error")
+
+
+def _default_optimizer(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-2)
+
+
+class SpikingClassifier(LightningModule):
+    """Trains a spiking network to classify, and to spend few spikes.
+
+    The loss is task loss + lambda * penalty. Lambda is :attr:`sparsity_weight`: 0 unless a callback such as
+    :class:`spikesparse.SparsityAnnealing` sets it.
+
+    Args:
+        net: the network; any module whose forward returns a :class:`spikesparse.SpikingOutput`.
+        optimizer: parameters -> optimizer.
+        scheduler: optimizer -> learning-rate scheduler, stepped once per epoch; None keeps the rate.
+        loss: "cross_entropy", or "squared_error": against one-hot targets, summed over classes (Lee et al. 2020 sum
+            it over the batch as well; here it is the mean, so that the learning rate does not hang on the batch).
+        label_smoothing: of the cross-entropy.
+        penalty: what a spike costs; None is :class:`spikesparse.SpikePenalty` by spikes.
+        init_from: a checkpoint whose weights to start from; nothing else of it is used.
+
+    Raises:
+        UserError: for an unknown loss, or an ``init_from`` of another architecture.
+    """
+
+    sparsity_weight: float
+
+    def __init__(
+        self,
+        net: SpikingNetwork,
+        optimizer: OptimizerCallable = lambda parameters: _default_optimizer(parameters),
+        scheduler: LRSchedulerCallable | None = None,
+        loss: str = "cross_entropy",
+        label_smoothing: float = 0.0,
+        penalty: SpikePenalty | None = None,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.loss = choose("loss", loss, LOSSES, "--model.loss")
+        if not 0.0 <= label_smoothing < 1.0:
+            raise UserError(f"--model.label_smoothing={label_smoothing}: it must lie in [0, 1); 0 is none.")
+        self.label_smoothing = label_smoothing
+        self.penalty = penalty or SpikePenalty()
+        self.sparsity_weight = 0.0
+        self.split_metrics = nn.ModuleDict({split: SplitMetrics() for split in ("train_", "val_", "test_")})
+        if init_from:
+            weights = read_checkpoint(init_from, "--model.init_from")["state_dict"]
+            check_state_dict(weights, self.state_dict(), f"--model.init_from={init_from}")
+            self.load_state_dict(weights)
+
+    def forward(self, x: Tensor) -> SpikingOutput:
+        """Input (T, B, C, H, W), or a constant current (B, C, H, W) -> logits and spike tally."""
+        output: SpikingOutput = self.net(x)
+        return output
+
+    def setup(self, stage: str) -> None:
+        """Refuse a launch that would train one model per process by mistake."""
+        processes = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+        if processes > 1 and self.trainer.world_size != processes:
+            raise UserError(
+                f"torchrun started {processes} processes, but each of them would train a model of its own (world size "
+                f"{self.trainer.world_size}). Add --trainer.strategy=ddp --trainer.devices=<processes per node>."
+            )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What guards every training run, unless it is there already."""
+        present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return [guard() for guard in (NonFiniteGuard, SilentLayers, RandomState) if guard not in present]
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer, and scheduler stepped once per epoch."""
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            config["monitor"] = getattr(scheduler, "monitor", "loss/task/val")
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def on_train_start(self) -> None:
+        """Say and log the global batch."""
+        per_process = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        if per_process is not None:
+            world, accumulated = self.trainer.world_size, self.trainer.accumulate_grad_batches
+            total = per_process * world * accumulated
+            for logger in self.loggers:
+                logger.log_metrics({"schedule/global_batch_size": total}, step=self.global_step)
+            if world * accumulated > 1:
+                rank_zero_info(f"global batch: {per_process} x {world} processes x {accumulated} accumulated = {total}")
+
+    def on_train_epoch_start(self) -> None:
+        """Log the learning rate of the epoch."""
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("schedule/learning_rate", float(rate), on_step=False, on_epoch=True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Loss of a batch."""
+        output, task, sparsity = self._losses(batch, "train")
+        # At lambda 0 the penalty is only watched: no gradient of zeros is sent through the network.
+        weighted = self.sparsity_weight * sparsity.to(task.dtype) if self.sparsity_weight else 0.0
+        return {"loss": task + weighted, "tally": output.tally.detach()}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch."""
+        self._losses(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch."""
+        self._losses(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Index, label, predicted class, confidence (its softmax probability) and spikes of every image."""
+        output = self(batch.images)
+        confidence, predicted = output.logits.softmax(1).max(1)
+        return {
+            "index": batch.index,
+            "label": batch.labels,
+            "predicted": predicted,
+            "confidence": confidence,
+            "spikes": output.tally.spikes.sum(0).to(torch.int64),
+        }
+
+    def on_train_epoch_end(self) -> None:
+        """Log the training split."""
+        self._log("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation split."""
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test split."""
+        self._log("test")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another architecture's weights before anything is loaded."""
+        check_state_dict(checkpoint["state_dict"], self.state_dict(), f"--ckpt_path={self.trainer.ckpt_path}")
+
+    def _losses(self, batch: Batch, split: str) -> tuple[SpikingOutput, Tensor, Tensor]:
+        output = self(batch.images)
+        if self.loss == "cross_entropy":
+            task = F.cross_entropy(output.logits, batch.labels, label_smoothing=self.label_smoothing)
+        else:
+            target = F.one_hot(batch.labels, output.logits.shape[1]).to(output.logits.dtype)
+            task = (output.logits - target).square().sum(1).mean()
+        sparsity = self.penalty(output.tally)
+        self._metrics(split).update(output, batch.labels, task, sparsity)
+        return output, task, sparsity
+
+    def _metrics(self, split: str) -> SplitMetrics:
+        metrics = self.split_metrics[f"{split}_"]  # ModuleDict has a method "train" already
+        assert isinstance(metrics, SplitMetrics)
+        return metrics
+
+    def _log(self, split: str) -> None:
+        # Values, not Metric objects: a per-layer metric is a dict, which Lightning cannot take. They are summed over
+        # the processes already, so no sync_dist.
+        values = self._metrics(split).compute(split)
+        self.log_dict({tag: value.float() for tag, value in values.items()}, prog_bar=False)
+        self.measured = {tag: float(value) for tag, value in values.items()}  # in full precision, for the tables

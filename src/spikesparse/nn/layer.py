@@ -1,0 +1,104 @@
+"""One layer of a spiking network: weights, normalisation, neurons, dropout, pooling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spikesparse.nn.neurons import LIF
+from spikesparse.nn.pooling import SpikingAvgPool2d, fold_time
+from spikesparse.nn.tally import SpikeCounter
+
+
+class TimeSharedDropout(nn.Module):
+    """Dropout with one mask per sample for all time steps, on (T, B, ...). Lee et al. 2020."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape; the identity in evaluation."""
+        return x * F.dropout(torch.ones_like(x[0]), self.p, training=True) if self.training else x
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class SpikingLayer(nn.Module):
+    """Weights, normalisation, neurons, dropout and pooling; without a neuron, the weights alone (a classifier).
+
+    Args:
+        weights: convolution or linear layer.
+        fanout: its synapses per event, int64, at the positions where the events that reach it are counted.
+        norm: BatchNorm, or None.
+        neuron: spiking neurons, or None.
+        dropout: probability of dropping a neuron for the whole of a sample.
+        pool: pooling behind the neurons, or None.
+    """
+
+    fanout: Tensor
+
+    def __init__(
+        self,
+        weights: nn.Conv2d | nn.Linear,
+        fanout: Tensor,
+        norm: nn.BatchNorm1d | nn.BatchNorm2d | None = None,
+        neuron: LIF | None = None,
+        dropout: float = 0.0,
+        pool: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights, self.norm, self.neuron, self.pool = weights, norm, neuron, pool
+        self.dropout = TimeSharedDropout(dropout) if dropout else None
+        # int64, so that no .to(dtype) rounds it; not persistent, because the architecture gives it
+        self.register_buffer("fanout", fanout, persistent=False)
+
+    def forward(self, x: Tensor, timesteps: int, counter: SpikeCounter) -> Tensor:
+        """(T, B, ...) -> (T, B, ...); a constant (B, C, H, W) goes through weights and norm once, not T times."""
+        constant = x.dim() == 4
+        if isinstance(self.weights, nn.Linear) and x.dim() > 3:
+            x = x.flatten(1 if constant else 2)
+        counter.weights(self.fanout)
+        x = self.weights(x) if constant else fold_time(self.weights, x)
+        if self.norm is not None:
+            x = norm_constant(self.norm, x, timesteps) if constant else fold_time(self.norm, x)
+        if self.neuron is None:
+            return x
+        x = self.neuron(x, timesteps if constant else None)
+        counter.neurons(x)
+        if self.dropout is not None and self.training:
+            x = self.dropout(x)
+            counter.changed(x)
+        if isinstance(self.pool, SpikingAvgPool2d):
+            x = self.pool(x)
+            counter.pooling_neurons(x)
+        elif self.pool is not None:
+            x = fold_time(self.pool, x)
+            if not isinstance(self.pool, nn.AvgPool2d):  # the next layer's fan-out reaches back through an average
+                counter.changed(x)
+        return x
+
+
+def norm_constant(norm: nn.Module, x: Tensor, timesteps: int) -> Tensor:
+    """BatchNorm of an input that is the same in all T steps, as if it had run over T * B.
+
+    Mean, variance and output are those of (B, ...). Only the running variance differs: torch multiplies the biased
+    variance by n / (n - 1), with n the values per channel, and T * B images have T times as many of them.
+    """
+    running_var = norm.running_var
+    corrects = norm.training and timesteps > 1
+    if corrects:  # autograd keeps the tensor that the norm updates, so the norm gets one of its own to update
+        norm.running_var = running_var.clone()
+    y: Tensor = norm(x)
+    if corrects:
+        n = x.numel() // x.shape[1]
+        if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized():
+            n *= torch.distributed.get_world_size()
+        unbias = (n * timesteps / (n * timesteps - 1)) / (n / (n - 1))
+        with torch.no_grad():
+            kept = (1.0 - norm.momentum) * running_var
+            running_var.copy_(kept + (norm.running_var - kept) * unbias)
+        norm.running_var = running_var
+    return y

@@ -1,0 +1,78 @@
+"""Predictions as one CSV, in the data's order."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from spikesparse.errors import UserError
+
+COLUMNS = ("index", "label", "predicted", "confidence", "spikes")
+
+
+class PredictionWriter(Callback):
+    """Writes index, label, predicted, confidence and spikes of every image that `predict` reads.
+
+    Several processes make one file, in the data's order. A folder of images has no labels, and its rows end with the
+    file's name.
+
+    Args:
+        path: the CSV; None is predictions_<what>.csv in the run folder.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+        self._batches: list[dict[str, Tensor]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's rows on the CPU."""
+        self._batches.append({name: outputs[name].cpu() for name in COLUMNS})
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the rows of all processes, and write them."""
+        rows = {name: torch.cat([batch[name] for batch in self._batches]) for name in COLUMNS}
+        self._batches = []
+        parts: list[Any] = [rows]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, rows)
+        if trainer.is_global_zero:
+            merged = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
+            self._write(trainer, merged)
+
+    def _write(self, trainer: Trainer, rows: dict[str, Tensor]) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        what = data.predict_on if data.predict_on in ("val", "test") else Path(data.predict_on).name
+        files = data.predicted_folder[1] if data.predict_on not in ("val", "test") else None
+        path = Path(self.path) if self.path else Path(trainer.log_dir or ".") / f"predictions_{what}.csv"
+        order = rows["index"].argsort(stable=True).tolist()
+        columns = {name: rows[name].tolist() for name in COLUMNS}
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow([*COLUMNS, "file"] if files else COLUMNS)
+                for i in order:
+                    row = [columns[name][i] for name in COLUMNS]
+                    row[1] = row[1] if row[1] >= 0 else ""
+                    row[3] = f"{row[3]:.6f}"
+                    writer.writerow([*row, files[row[0]]] if files else row)
+            os.replace(partial, path)
+        except OSError as error:
+            raise UserError(f"--predictions.path={path}: cannot be written ({error}).") from error
+        print(f"{len(order)} predictions in {path}")

@@ -1,0 +1,149 @@
+"""Run folders: runs/<experiment>[-<hash of overrides>]/seed<k>."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import SaveConfigCallback
+
+from spikesparse.checkpoints import read_checkpoint
+from spikesparse.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent
+#: A checkout has the configurations beside src; an installed package carries them inside.
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parents[1] / "configs"
+
+# Settings that change where and how a run is computed, not what it is: they do not make another experiment.
+_NOT_AN_OVERRIDE = re.compile(
+    r"--(seed_everything|ckpt_path|weights_only|data\.data_dir|data\.predict_on|trainer\.enable_|trainer\.logger|"
+    r"print_config)"
+)
+
+
+def _settings(args: list[str]) -> list[tuple[str, str]]:
+    """Command-line flags as (flag, value) pairs, in order."""
+    pairs: list[tuple[str, str]] = []
+    waiting = list(args)
+    while waiting:
+        flag = waiting.pop(0)
+        if not flag.startswith("-"):
+            continue
+        if "=" in flag:
+            flag, value = flag.split("=", 1)
+        else:
+            value = waiting.pop(0) if waiting and not waiting[0].startswith("--") else ""
+        pairs.append(("--config" if flag == "-c" else flag, value))
+    return pairs
+
+
+def flag_value(args: list[str], flag: str) -> str | None:
+    """The last value of a flag on a command line."""
+    return next((value for name, value in reversed(_settings(args)) if name == flag), None)
+
+
+def experiments(args: list[str]) -> list[str]:
+    """The names of the config files on a command line."""
+    return [Path(value).stem for flag, value in _settings(args) if flag == "--config"]
+
+
+def run_name(args: list[str]) -> str:
+    """<experiment>, after its config files, and a hash of the flags that make another experiment of it."""
+    settings = _settings(args)
+    experiment = "+".join(experiments(args)) or "base"
+    overrides = sorted(f"{f}={v}" for f, v in settings if f != "--config" and not _NOT_AN_OVERRIDE.match(f))
+    if not overrides:
+        return experiment
+    return f"{experiment}-{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:8]}"
+
+
+def folder_of_checkpoint(path: str | None) -> Path | None:
+    """The run folder that a checkpoint lies in, if it lies in one."""
+    folder = Path(path).parent if path else None
+    return folder.parent if folder is not None and folder.name == "checkpoints" else None
+
+
+def place_run(config: Any, subcommand: str, args: list[str]) -> Path | None:
+    """Give the logger, unless its name is set, the folder of this run; set an earlier run's folder aside.
+
+    Returns:
+        The run folder, or None if the configuration has a logger of its own.
+    """
+    logger = config.trainer.logger
+    init = getattr(logger, "init_args", None)
+    if init is None or "save_dir" not in init or init.get("name") is not None:
+        return None
+    seed = config.get("seed_everything")
+    folder = folder_of_checkpoint(config.get("ckpt_path"))
+    if folder is None:
+        folder = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"
+        first_process = all(os.environ.get(v, "0") == "0" for v in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+        if subcommand == "fit" and first_process and "LOCAL_RANK" not in os.environ and folder.exists():
+            set_aside(folder)
+    init.save_dir, init.name, init.version = str(folder.parent.parent), folder.parent.name, folder.name
+    return folder
+
+
+def set_aside(folder: Path) -> None:
+    """Rename an earlier run's folder, so that no two runs mix and none is lost."""
+    number = 1
+    while (kept := folder.with_name(f"{folder.name}-earlier{number}")).exists():
+        number += 1
+    try:
+        folder.rename(kept)
+    except OSError as error:
+        raise UserError(f"{folder}: an earlier run lies there and cannot be moved aside ({error}).") from error
+    print(f"an earlier run was kept as {kept}")
+
+
+def with_checkpoint_settings(args: list[str]) -> list[str]:
+    """Put the settings kept in ``--ckpt_path``'s checkpoint below all that the command line names.
+
+    They stand above the defaults and base.yaml, as a first ``--config``.
+
+    Raises:
+        UserError: if the checkpoint is missing or damaged.
+    """
+    path = flag_value(args, "--ckpt_path")
+    if not path or path in ("last", "best", "hpc", "registry"):
+        return args
+    settings = read_checkpoint(path).get("settings")
+    return args if not settings else [args[0], "--config", yaml.safe_dump(settings), *args[1:]]
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes config.yaml into the folder of a training run, and the settings into its checkpoints."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write config.yaml; testing a run later leaves its own configuration alone."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what rebuilds the module and its data."""
+        checkpoint["settings"] = self.settings()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Name the flags that the restored optimizer and scheduler overrule."""
+        if trainer.state.fn != "fit" or "settings" not in checkpoint:
+            return
+        ours, theirs = self.settings()["model"], checkpoint["settings"]["model"]
+        overruled = [key for key in ("optimizer", "scheduler") if ours.get(key) != theirs.get(key)]
+        for key in overruled:
+            print(
+                f"warning: --model.{key} differs from the checkpoint's, whose restored state overrules it: "
+                f"{theirs.get(key)} stays in force, not {ours.get(key)}. To start afresh from its weights, use "
+                f"--model.init_from={trainer.ckpt_path} in place of --ckpt_path."
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Model, data and sparsity settings and the seed, as plain values."""
+        whole = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        kept = {key: whole[key] for key in ("seed_everything", "model", "data", "sparsity") if key in whole}
+        kept["model"].pop("init_from", None)  # the weights are in the checkpoint
+        return kept

@@ -1,0 +1,61 @@
+"""The sparsity penalty: the second term of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spikesparse.errors import UserError, choose
+from spikesparse.nn.tally import SpikeTally
+
+PENALTIES = ("spikes", "synops")
+
+
+class SpikePenalty(nn.Module):
+    r"""Share of the possible spikes, or synaptic operations, that a batch spends: a fraction in [0, 1].
+
+    With s the spikes of hidden layer l for one image, n its neurons and w its weight (1 unless given), the mean over
+    the batch of :math:`\sum_l w_l s_l / \sum_l w_l n_l T`: our reading of the spike count in the loss of Allred et
+    al. 2020 (arXiv 2003.01250). By ``"synops"``, the synaptic operations of the weight layers behind the first over
+    their dense synapses times T. Being a fraction, its weight lambda means the same for any width, depth, batch, T.
+
+    Args:
+        by: "spikes" or "synops".
+        layer_weights: with "spikes", a weight >= 0 for each hidden layer, in the network's order.
+
+    Raises:
+        UserError: for an unknown ``by``, or weights that are negative, all zero, or fewer or more than the layers.
+    """
+
+    def __init__(self, by: str = "spikes", layer_weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.by = choose("penalty", by, PENALTIES, "--model.penalty.by")
+        if layer_weights is not None:
+            if by != "spikes":
+                raise UserError(f"--model.penalty.layer_weights={list(layer_weights)}: only --model.penalty.by=spikes has them.")
+            if min(layer_weights, default=0) < 0 or not sum(layer_weights) > 0:
+                raise UserError(
+                    f"--model.penalty.layer_weights={list(layer_weights)}: weights must be 0 or more, one at least above 0."
+                )
+        self.layer_weights = None if layer_weights is None else tuple(layer_weights)
+
+    def forward(self, tally: SpikeTally) -> Tensor:
+        """Penalty of a batch: a float64 scalar in [0, 1], differentiable."""
+        if self.by == "synops":
+            counts, sizes = tally.synops[1:], list(tally.layers.synapses.values())[1:]
+        else:
+            counts, sizes = tally.spikes, list(tally.layers.neurons.values())
+        weights = (1.0,) * len(sizes) if self.layer_weights is None else self.layer_weights
+        if len(weights) != len(sizes):
+            raise UserError(
+                f"--model.penalty.layer_weights={list(weights)}: {len(weights)} weights for {len(sizes)} hidden layers "
+                f"({', '.join(tally.layers.neurons)})."
+            )
+        w = torch.tensor(weights, dtype=torch.float64, device=counts.device)
+        most = sum(weight * size for weight, size in zip(weights, sizes, strict=True)) * tally.timesteps
+        return (w @ counts).mean() / most
+
+    def extra_repr(self) -> str:
+        return f"by={self.by!r}, layer_weights={self.layer_weights}"

@@ -1,0 +1,125 @@
+"""The tables that close a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from spikesparse.nn import LayerSizes
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run measured on a split; counts are per image.
+
+    Attributes:
+        split: "val" or "test".
+        accuracy: share of images classified right.
+        spikes: spikes of the hidden neurons.
+        rate: spikes per hidden neuron and step.
+        synops: synaptic operations.
+        energy_uj: arithmetic energy in microjoules.
+        layers: per layer: neurons, spikes, rate, synops.
+    """
+
+    split: str
+    accuracy: float
+    spikes: float
+    rate: float
+    synops: float
+    energy_uj: float
+    layers: dict[str, dict[str, float]]
+
+
+def run_result(measured: dict[str, float], split: str, sizes: LayerSizes, timesteps: int) -> RunResult:
+    """Arrange the values that a SpikingClassifier logged for a split."""
+    layers: dict[str, dict[str, float]] = {}
+    for name in sizes.synapses:
+        layer = {"synops": measured[f"synops/{name}/{split}"]}
+        if name in sizes.neurons:
+            neurons, rate = sizes.neurons[name], measured[f"spikes/rate/{name}/{split}"]
+            layer |= {"neurons": neurons, "rate": rate, "spikes": rate * neurons * timesteps}
+        layers[name] = layer
+    spikes = measured[f"efficiency/spikes_per_image/{split}"]
+    return RunResult(
+        split,
+        measured[f"accuracy/{split}"],
+        spikes,
+        spikes / (sum(sizes.neurons.values()) * timesteps),
+        measured[f"efficiency/synops_per_image/{split}"],
+        measured[f"efficiency/energy_uj_per_image/{split}"],
+        layers,
+    )
+
+
+def save_result(result: RunResult, path: Path, about: dict[str, Any]) -> None:
+    """Write the result as JSON, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({**about, **asdict(result)}, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def load_result(path: Path) -> RunResult:
+    """Read :func:`save_result`'s file."""
+    values = json.loads(path.read_text())
+    return RunResult(**{field: values[field] for field in RunResult.__dataclass_fields__})
+
+
+def result_table(result: RunResult, title: str) -> Table:
+    """Accuracy and the spike bill, per layer and in all."""
+    table = Table(title=title, title_justify="left")
+    for column in ("layer", "neurons", "spikes/image", "spike rate", "SynOps/image"):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    for name, layer in result.layers.items():
+        fires = "neurons" in layer
+        table.add_row(
+            name,
+            f"{layer['neurons']:,.0f}" if fires else "",
+            f"{layer['spikes']:,.1f}" if fires else "",
+            f"{layer['rate']:.4f}" if fires else "",
+            f"{layer['synops']:,.0f}",
+        )
+    table.add_section()
+    neurons = sum(layer.get("neurons", 0) for layer in result.layers.values())
+    table.add_row("all", f"{neurons:,.0f}", f"{result.spikes:,.1f}", f"{result.rate:.4f}", f"{result.synops:,.0f}")
+    return table
+
+
+def headline(result: RunResult) -> str:
+    """Accuracy and energy in a line."""
+    return (
+        f"{result.split} accuracy {result.accuracy:.2%}   energy {result.energy_uj:.3g} uJ/image (0.9 pJ per SynOp, "
+        "4.6 pJ per MAC of an analog first layer)"
+    )
+
+
+def comparison_table(twin: RunResult, sparse: RunResult) -> Table:
+    """The sparse network beside its accuracy-only twin."""
+    table = Table(title="sparse network beside its accuracy-only twin", title_justify="left")
+    for column in ("", "twin (lambda 0)", "sparse", "change"):
+        table.add_column(column, justify="left" if not column else "right")
+    points = 100 * (sparse.accuracy - twin.accuracy)
+    table.add_row(
+        f"{twin.split} accuracy", f"{twin.accuracy:.2%}", f"{sparse.accuracy:.2%}", f"{points:+.2f} points"
+    )
+    for text, before, after in (
+        ("spikes/image", twin.spikes, sparse.spikes),
+        ("SynOps/image", twin.synops, sparse.synops),
+        ("energy uJ/image", twin.energy_uj, sparse.energy_uj),
+    ):
+        change = f"{after / before - 1:+.1%}" if before else "-"
+        digits = ".3g" if "energy" in text else ",.1f"
+        table.add_row(text, f"{before:{digits}}", f"{after:{digits}}", change)
+    return table
+
+
+def console() -> Console:
+    """A console for tables: wide enough for them where the output is no terminal."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=110)

@@ -1,0 +1,113 @@
+"""``spikesparse train`` and ``spikesparse compare``: training runs with a closing table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from spikesparse.cli import SpikeCLI
+from spikesparse.errors import UserError
+from spikesparse.runs import experiments, flag_value, run_name
+from spikesparse.summary import RunResult, comparison_table, console, headline, load_result, result_table, run_result, save_result
+
+CIFAR_HINT = "make train EXPERIMENT=cifar10_vgg7_cpu"
+RESULT = "result.json"
+
+
+def train(args: list[str]) -> RunResult | None:
+    """Fit, test the best checkpoint, print the table and the next commands.
+
+    Args:
+        args: command line of ``fit``.
+
+    Returns:
+        The test result; None where there is none to tell (fast_dev_run, or a process other than the first).
+    """
+    if not _asks_for_text(args):
+        _say_what_is_trained(args)
+    cli = SpikeCLI(["fit", *args])
+    trainer = cli.trainer
+    if trainer.fast_dev_run or not trainer.state.finished:
+        return None
+    best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""  # type: ignore[attr-defined]
+    last = cli.run_folder / "checkpoints" / "last.ckpt" if cli.run_folder else None
+    if not best and last is not None and last.is_file():
+        best = str(last)
+        print("no epoch had lambda at its end value: the last epoch is tested, not the best")
+    trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
+    if not trainer.is_global_zero:
+        return None
+    result = run_result(cli.model.measured, "test", cli.model.net.sizes, cli.datamodule.timesteps)
+    if cli.run_folder is not None:
+        save_result(result, cli.run_folder / RESULT, {"command": ["train", *args], "checkpoint": best})
+    _print(result, f"{run_name(['fit', *args])}, seed {cli.config.fit.seed_everything}")
+    _say_what_is_next(args, cli)
+    return result
+
+
+def compare(args: list[str]) -> None:
+    """Train the accuracy-only twin (lambda 0) and the sparse network from the same seed, and compare them.
+
+    A run of the very same command that is already there and finished is not trained again.
+    """
+    if _asks_for_text(args):
+        train(args)
+        return
+    if flag_value(args, "--sparsity.end_value") == "0":
+        raise UserError("--sparsity.end_value=0: compare trains that twin itself; name the sparse network's lambda.")
+    fresh = "--fresh" in args
+    args = [arg for arg in args if arg != "--fresh"]
+    twin = _finished(twin_args(args), fresh) or train(twin_args(args))
+    sparse = _finished(args, fresh) or train(args)
+    if twin is not None and sparse is not None:
+        console().print(comparison_table(twin, sparse))
+
+
+def twin_args(args: list[str]) -> list[str]:
+    """The command line of the accuracy-only twin: the same ramp, to zero."""
+    return [*args, "--sparsity.start_value=0", "--sparsity.end_value=0"]
+
+
+def _finished(args: list[str], fresh: bool) -> RunResult | None:
+    """The result of an earlier run of this command line, if it is there."""
+    seed = flag_value(args, "--seed_everything") or "0"
+    path = Path("runs") / run_name(["fit", *args]) / f"seed{seed}" / RESULT
+    if fresh or not path.is_file() or json.loads(path.read_text()).get("command") != ["train", *args]:
+        return None
+    print(f"{path.parent} is this very run, finished: not trained again (--fresh trains it anew)")
+    result = load_result(path)
+    _print(result, path.parent.parent.name)
+    return result
+
+
+def _print(result: RunResult, title: str) -> None:
+    console().print(result_table(result, title))
+    print(headline(result), flush=True)
+
+
+def _asks_for_text(args: list[str]) -> bool:
+    return any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in args)
+
+
+def _experiment(args: list[str]) -> str:
+    return next(iter(experiments(args)), "base")
+
+
+def _say_what_is_trained(args: list[str]) -> None:
+    if flag_value(args, "--data.source") in (None, "digits") and _experiment(args) == "digits":
+        print(
+            "Data: 1,797 handwritten digits (UCI, 8x8 pixels shown as 32x32), shipped with the package. For CIFAR-10: "
+            f"{CIFAR_HINT}",
+            flush=True,
+        )
+
+
+def _say_what_is_next(args: list[str], cli: Any) -> None:
+    experiment = _experiment(args)
+    lines = [f"files         {cli.run_folder}/: config.yaml, checkpoints/best.ckpt and last.ckpt, result.json"]
+    lines.append("TensorBoard   make tensorboard   then open http://localhost:6006")
+    lines.append(f"its twin      make compare EXPERIMENT={experiment}")
+    if experiment == "digits":
+        lines.append(f"CIFAR-10      {CIFAR_HINT}")
+    print("\n".join(lines), flush=True)
