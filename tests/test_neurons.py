@@ -68,7 +68,9 @@ def test_learned_values_get_gradients():
     assert neuron.log_threshold.grad.item() == pytest.approx(-0.9 - 0.65)
 
 
-def test_learned_values_can_be_printed():
+def test_learned_values_can_be_printed(request):
+    torch.set_warn_always(True)  # torch warns once a process of float() on a learned value, so order would matter
+    request.addfinalizer(lambda: torch.set_warn_always(False))
     assert "decay=0.9, threshold=0.7, soft reset" in repr(LIF(0.9, 0.7, "soft", learn_decay=True, learn_threshold=True))
 
 

@@ -18,9 +18,9 @@ LIGHTNING = ("fit", "validate", "test", "predict")
 def _command(name: str) -> Callable[[list[str]], object] | None:
     """The function behind a subcommand; imported only now, since torch takes seconds."""
     if name in LIGHTNING:
-        from spikesparse.cli import main as lightning
+        from spikesparse.cli import SpikeCLI
 
-        return lambda args: lightning([name, *args])
+        return lambda args: SpikeCLI([name, *args])
     if name in ("train", "compare"):
         from spikesparse import train
 
@@ -45,6 +45,8 @@ def main(args: list[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"spikesparse {__version__}")
         return 0
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
     try:
         command = _command(args[0])
         if command is None:
@@ -54,6 +56,8 @@ def main(args: list[str] | None = None) -> int:
         command(args[1:])
     except UserError as error:
         return _refuse(str(error))
+    except MisconfigurationException as error:  # Lightning's word for settings that contradict each other
+        return _refuse(" ".join(str(error).split()))
     except argparse.ArgumentError as error:  # the parser's own: an unknown flag, a value of the wrong type
         return _refuse(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.")
     return 0

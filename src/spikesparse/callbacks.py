@@ -33,12 +33,16 @@ class NonFiniteGuard(Callback):
             self._first_bad_step = torch.full((), -1, dtype=torch.int64, device=norm.device)
         new = ~norm.isfinite() & (self._first_bad_step < 0)
         self._first_bad_step = torch.where(new, trainer.global_step, self._first_bad_step)
-        if norm.device.type == "cpu" or trainer.global_step % trainer.log_every_n_steps == 0:
+        if norm.device.type == "cpu" or trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._stop_if_bad(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look once more: checkpoints are written after this."""
+        """Look once more, and at the weights themselves: checkpoints are written after this."""
         self._stop_if_bad(trainer, pl_module)
+        weights = [v for v in pl_module.state_dict().values() if v.is_floating_point()]
+        if not bool(torch.nn.utils.get_total_norm(weights).isfinite()):
+            self._first_bad_step = torch.tensor(trainer.global_step)
+            self._stop_if_bad(trainer, pl_module)
 
     def _stop_if_bad(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = -1 if self._first_bad_step is None else int(self._first_bad_step)
@@ -46,8 +50,8 @@ class NonFiniteGuard(Callback):
             return
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         raise UserError(
-            f"the loss or its gradient is not finite (NaN or infinity) at step {step}, epoch {trainer.current_epoch}: "
-            f"learning rate {rate:.3g}, lambda {getattr(pl_module, 'sparsity_weight', 0.0):.3g}. Training stopped; "
+            f"the loss, its gradient or a weight is not finite (NaN or infinity) at step {step}, epoch "
+            f"{trainer.current_epoch}: learning rate {rate:.3g}, lambda {getattr(pl_module, 'sparsity_weight', 0.0):.3g}. Training stopped; "
             "checkpoints of earlier epochs are kept. Lower --model.optimizer.lr, or set --trainer.gradient_clip_val=1."
         )
 
@@ -68,7 +72,7 @@ class SilentLayers(Callback):
             return
         spikes = tally.spikes.sum(1)
         self._spikes = spikes if self._spikes is None else self._spikes + spikes
-        if (batch_idx + 1) % trainer.log_every_n_steps and not trainer.is_last_batch:
+        if (batch_idx + 1) % trainer.log_every_n_steps and not trainer.is_last_batch:  # type: ignore[attr-defined]
             return
         silent = {name for name, n in zip(tally.layers.neurons, self._spikes.tolist(), strict=True) if n == 0}
         for name in [name for name in tally.layers.neurons if name in silent - self._silent]:

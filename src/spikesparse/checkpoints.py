@@ -36,9 +36,17 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
+        self._validated_epoch = -1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the epoch has a validation; it is looked at when the epoch ends."""
+        if not trainer.sanity_checking:
+            self._validated_epoch = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Consider the epoch, if it is one to choose from."""
+        """Consider the epoch, if it is one to choose from, and validated: the metric may be of an earlier one."""
+        if self._validated_epoch != trainer.current_epoch:
+            return
         annealing = next((c for c in trainer.callbacks if isinstance(c, SparsityAnnealing)), None)  # type: ignore[attr-defined]
         if annealing is None or annealing.at_end_value(trainer.current_epoch):
             super().on_train_epoch_end(trainer, pl_module)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
-
 from jsonargparse import ArgumentParser
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -52,8 +49,8 @@ class SpikeCLI(LightningCLI):
         """Settle the run folder, and the horizon of a scheduler that asks for one."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
-        init = getattr(config.model.scheduler, "init_args", {})
-        if "max_epochs" in init and init.max_epochs is None:  # cannot be a link: the scheduler is a callable
+        init = getattr(config.model.scheduler, "init_args", None)
+        if init is not None and init.get("max_epochs", 0) is None:  # cannot be a link: the scheduler is a callable
             init.max_epochs = config.trainer.max_epochs
         self.run_folder = place_run(config, self.subcommand, self.args)
 
@@ -62,8 +59,3 @@ def link_data_to_network(parser: ArgumentParser) -> None:
     """What the network takes from its data module."""
     for name in ("timesteps", "num_classes", "input_shape"):
         parser.link_arguments(f"data.{name}", f"model.net.init_args.{name}", apply_on="instantiate")
-
-
-def main(args: list[str] | None = None) -> Any:
-    """Run one subcommand, such as ``main(["fit", "--config", "configs/experiment/digits.yaml"])``."""
-    return SpikeCLI(sys.argv[1:] if args is None else args)

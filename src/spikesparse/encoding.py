@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -65,10 +67,10 @@ class PoissonEncoder(Encoder):
         spikes = (draws < flat.abs() * self.gain).to(images.dtype)
         if self.signed:
             spikes = spikes * torch.sign(flat)
-        return spikes.unflatten(2, images.shape[1:])
+        return spikes.reshape(timesteps, *images.shape)
 
 
-ENCODERS = {
+ENCODERS: dict[str, Callable[[], Encoder]] = {
     "direct": DirectEncoder,
     "poisson": lambda: PoissonEncoder(signed=True),
     "poisson_unsigned": lambda: PoissonEncoder(signed=False),
@@ -81,4 +83,6 @@ def make_encoder(encoder: str | Encoder) -> Encoder:
     Raises:
         UserError: for a name that does not exist.
     """
-    return encoder if isinstance(encoder, Encoder) else ENCODERS[choose("encoder", encoder, ENCODERS, "--data.encoder")]()
+    return (
+        encoder if isinstance(encoder, Encoder) else ENCODERS[choose("encoder", encoder, ENCODERS, "--data.encoder")]()
+    )

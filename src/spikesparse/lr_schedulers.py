@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -48,12 +49,12 @@ class LinearWarmupCosineAnnealingLR(LRScheduler):
         self.warmup_start_lr, self.eta_min = warmup_start_lr, eta_min
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Learning rates of the current epoch, one per parameter group."""
         epoch = min(self.last_epoch, self.max_epochs)
         if epoch < self.warmup_epochs:
             share = epoch / max(1, self.warmup_epochs - 1)
-            return [self.warmup_start_lr + share * (base - self.warmup_start_lr) for base in self.base_lrs]
+            return [self.warmup_start_lr + share * (float(base) - self.warmup_start_lr) for base in self.base_lrs]
         progress = (epoch - self.warmup_epochs) / (self.max_epochs - self.warmup_epochs)
         share = (1.0 + math.cos(math.pi * progress)) / 2.0
-        return [self.eta_min + share * (base - self.eta_min) for base in self.base_lrs]
+        return [self.eta_min + share * (float(base) - self.eta_min) for base in self.base_lrs]

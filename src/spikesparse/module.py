@@ -140,7 +140,7 @@ class SpikingClassifier(LightningModule):
         output = self(batch.images)
         confidence, predicted = output.logits.softmax(1).max(1)
         return {
-            "index": batch.index,
+            "index": batch.indices,
             "label": batch.labels,
             "predicted": predicted,
             "confidence": confidence,

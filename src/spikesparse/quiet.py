@@ -15,6 +15,8 @@ IGNORED = (
     r"The '\w+' does not have many workers",
     # The digits have fewer batches than the default logging rhythm; epoch values are logged all the same.
     r"The number of training batches \(\d+\) is smaller than the logging interval",
+    # Under DDP: what we log is summed over the processes already (SpikingClassifier._log).
+    r"It is recommended to use `self\.log\(.*sync_dist=True\)`",
     # A run folder of its own is settled before: runs.place_run.
     r"Checkpoint directory .* exists and is not empty",
 )

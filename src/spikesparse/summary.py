@@ -105,9 +105,7 @@ def comparison_table(twin: RunResult, sparse: RunResult) -> Table:
     for column in ("", "twin (lambda 0)", "sparse", "change"):
         table.add_column(column, justify="left" if not column else "right")
     points = 100 * (sparse.accuracy - twin.accuracy)
-    table.add_row(
-        f"{twin.split} accuracy", f"{twin.accuracy:.2%}", f"{sparse.accuracy:.2%}", f"{points:+.2f} points"
-    )
+    table.add_row(f"{twin.split} accuracy", f"{twin.accuracy:.2%}", f"{sparse.accuracy:.2%}", f"{points:+.2f} points")
     for text, before, after in (
         ("spikes/image", twin.spikes, sparse.spikes),
         ("SynOps/image", twin.synops, sparse.synops),

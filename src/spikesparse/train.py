@@ -9,7 +9,16 @@ from typing import Any
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.runs import experiments, flag_value, run_name
-from spikesparse.summary import RunResult, comparison_table, console, headline, load_result, result_table, run_result, save_result
+from spikesparse.summary import (
+    RunResult,
+    comparison_table,
+    console,
+    headline,
+    load_result,
+    result_table,
+    run_result,
+    save_result,
+)
 
 CIFAR_HINT = "make train EXPERIMENT=cifar10_vgg7_cpu"
 RESULT = "result.json"
@@ -27,10 +36,10 @@ def train(args: list[str]) -> RunResult | None:
     if not _asks_for_text(args):
         _say_what_is_trained(args)
     cli = SpikeCLI(["fit", *args])
-    trainer = cli.trainer
+    trainer: Any = cli.trainer  # its properties are not all typed
     if trainer.fast_dev_run or not trainer.state.finished:
         return None
-    best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""  # type: ignore[attr-defined]
+    best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
     last = cli.run_folder / "checkpoints" / "last.ckpt" if cli.run_folder else None
     if not best and last is not None and last.is_file():
         best = str(last)

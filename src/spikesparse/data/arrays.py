@@ -74,8 +74,13 @@ def to_dataset(train: Images, test: Images, classes: list[str] | None, where: st
         UserError: for labels outside the classes, a class without training images, or different image sizes.
     """
     if train.images.shape[1:] != test.images.shape[1:]:
-        sizes = [f"{i.images.shape[2]}x{i.images.shape[3]}" for i in (train, test)]
+        sizes = [f"{i.images.shape[3]}x{i.images.shape[2]}" for i in (train, test)]
         raise UserError(f"{where}: training images are {sizes[0]}, test images {sizes[1]}; they must be of one size.")
+    if classes is None and int(train.labels.max()) >= len(train):
+        raise UserError(
+            f"{where}: training labels run up to {int(train.labels.max())}, with {len(train)} images; labels must be "
+            "0, 1, 2, ... without gaps."
+        )
     names = classes or [str(c) for c in range(int(train.labels.max()) + 1)]
     for split, part in (("training", train), ("test", test)):
         low, high = int(part.labels.min()), int(part.labels.max())

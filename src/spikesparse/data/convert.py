@@ -13,7 +13,7 @@ from spikesparse.data.arrays import Dataset
 from spikesparse.data.sources import load_folder
 from spikesparse.errors import UserError
 
-CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)  # of its 50,000 training images, pixels in [0, 1]
 
 
@@ -52,9 +52,12 @@ def convert(folder: Path, out: Path) -> str:
     ]
     if dataset.classes == CIFAR10_CLASSES:
         own = torch.allclose(means, torch.tensor(CIFAR10_MEAN, dtype=torch.float64), rtol=0, atol=1e-7)
-        lines.append("These are CIFAR-10's own means." if own else
-                     f"WARNING: CIFAR-10's own means are {CIFAR10_MEAN}: these are not all of its training images.")
-    lines.append(f"Train on it: make train EXPERIMENT=cifar10_vgg7_cpu ARGS=\"--data.source=npz --data.data_dir={out}\"")
+        lines.append(
+            "These are CIFAR-10's own means."
+            if own
+            else f"WARNING: CIFAR-10's own means are {CIFAR10_MEAN}: these are not all of its training images."
+        )
+    lines.append(f'Train on it: make train EXPERIMENT=cifar10_vgg7_cpu ARGS="--data.source=npz --data.data_dir={out}"')
     return "\n".join(lines)
 
 

@@ -19,12 +19,12 @@ class Batch(NamedTuple):
     Attributes:
         images: uint8 (B, 3, H, W) from the loader; what the encoder makes of them once on the device.
         labels: int64 (B,); -1 where there is none.
-        index: int64 (B,): each image's place in its source's training or test set.
+        indices: int64 (B,): each image's place in its source's training or test set.
     """
 
     images: Tensor
     labels: Tensor
-    index: Tensor
+    indices: Tensor
 
 
 class IndexedImages(Dataset[Batch]):
@@ -53,7 +53,15 @@ class BatchRows(DistributedSampler[Tensor]):
     """
 
     def __init__(
-        self, size: int, batch_size: int, training: bool, drop_last: bool, shuffle: bool, seed: int, world: int, rank: int
+        self,
+        size: int,
+        batch_size: int,
+        training: bool,
+        drop_last: bool,
+        shuffle: bool,
+        seed: int,
+        world: int,
+        rank: int,
     ) -> None:
         self.size, self.batch_size, self.training = size, batch_size, training
         self.drop_last, self.shuffle, self.seed = drop_last, shuffle, seed

@@ -25,8 +25,7 @@ CIFAR_STATISTICS = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 EVALUATION_SEED = 2003_01250  # evaluation draws the same Poisson spikes in every epoch, run and seed
-VALIDATION_SHARE = 0.1
-CIFAR_VALIDATION = 5000
+VALIDATION_SHARE = 0.1  # of CIFAR-10's training set: 5,000
 
 
 class CIFAR10DataModule(LightningDataModule):
@@ -40,8 +39,8 @@ class CIFAR10DataModule(LightningDataModule):
         data_dir: where the data is: a folder (cifar10, cifar100, folder) or a file (npz).
         source: "cifar10" or "cifar100" (downloaded and verified by torchvision), "folder"
             (``{train,test}/<class>/*.png|jpg``), "npz" (``x_train, y_train, x_test, y_test``) or "digits".
-        val_split: validation images out of the training set, a number or a fraction; stratified. None is 5000 for
-            CIFAR, 0.1 otherwise.
+        val_split: validation images out of the training set, a number or a fraction; stratified. None is 0.1:
+            5,000 for CIFAR.
         batch_size: images per batch and process.
         timesteps: T, for the encoder and, linked, for the network.
         encoder: "direct", "poisson" (signed), "poisson_unsigned", or an Encoder.
@@ -125,9 +124,7 @@ class CIFAR10DataModule(LightningDataModule):
     @cached_property
     def split(self) -> tuple[Tensor, Tensor]:
         """Training and validation indices into the source's training set."""
-        size = self.val_split
-        if size is None:
-            size = CIFAR_VALIDATION if len(self.dataset.train) == 50_000 else VALIDATION_SHARE
+        size = VALIDATION_SHARE if self.val_split is None else self.val_split
         return stratified_split(self.dataset.train.labels, size, self.seed)
 
     @cached_property
@@ -206,11 +203,11 @@ class CIFAR10DataModule(LightningDataModule):
     def encode(self, batch: Batch, training: bool = False, epoch: int = 0) -> Batch:
         """Make a loader's batch ready for the network."""
         images = batch.images
-        seed = self.draw_seed if training else EVALUATION_SEED
+        seed, epoch = (self.draw_seed, epoch) if training else (EVALUATION_SEED, 0)
         if training and (self.crop_padding or self.flip):
-            images = crop_and_flip(images, batch.index, self.crop_padding, self.flip, seed, epoch)
+            images = crop_and_flip(images, batch.indices, self.crop_padding, self.flip, seed, epoch)
         images = self._normalized(images.float() / 255)
-        return Batch(self.encoder(images, batch.index, self.timesteps, seed, epoch), batch.labels, batch.index)
+        return Batch(self.encoder(images, batch.indices, self.timesteps, seed, epoch), batch.labels, batch.indices)
 
     def _normalized(self, images: Tensor) -> Tensor:
         if not self.normalize or self.encoder.normalization == "unit":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torchvision
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.nn import functional as F
 
 from spikesparse.data.arrays import Dataset, Images, to_dataset, to_images
@@ -20,6 +21,10 @@ from spikesparse.errors import UserError, choose
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 OFFLINE_HINT = "EXPERIMENT=digits (--data.source=digits) needs no download."
+
+
+# All that numpy and zipfile raise for a file that is no npz, or has lost or changed some of its bytes.
+_DAMAGED_NPZ = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def _torchvision_source(name: str) -> Callable[[Path], Dataset]:
@@ -55,8 +60,12 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
+                raise UserError(f"{path}: more than 8 bits per channel (mode {image.mode}); convert it to 8 bits.")
             return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a readable image ({error}); replace or remove it.") from error
 
 
@@ -119,15 +128,15 @@ def load_npz(path: Path) -> Dataset:
             f"{path}` makes one of a folder of images."
         )
     try:
-        with np.load(path, allow_pickle=False) as npz:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
             missing = [key for key in NPZ_KEYS if key not in npz.files]
             if missing:
                 raise UserError(f"{where}: it has no array {', '.join(missing)}; {', '.join(NPZ_KEYS)} are needed.")
             arrays = {key: npz[key] for key in NPZ_KEYS}
-            classes = [str(c) for c in npz["classes"]] if "classes" in npz.files else None
+            classes = [str(c) for c in np.atleast_1d(npz["classes"])] if "classes" in npz.files else None
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except _DAMAGED_NPZ as error:
         raise UserError(f"{where}: not a whole .npz file ({error}); copy or convert it again.") from error
     parts = [to_images(arrays[f"x_{s}"], arrays[f"y_{s}"], f"{where}: {s} set") for s in ("train", "test")]
     return to_dataset(parts[0], parts[1], classes, where)
@@ -164,5 +173,3 @@ def load_source(source: str, data_dir: str | Path) -> Dataset:
         UserError: for an unknown source, or data that is missing, damaged or not what it should be.
     """
     return SOURCES[choose("data source", source, SOURCES, "--data.source")](Path(data_dir))
-
-

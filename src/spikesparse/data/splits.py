@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,12 +26,13 @@ def stratified_split(labels: Tensor, size: int | float, seed: int) -> tuple[Tens
     Raises:
         UserError: if one of the two parts would be empty.
     """
-    wanted = round(size * len(labels)) if isinstance(size, float) else size
+    wanted = round(size * len(labels)) if isinstance(size, float) and math.isfinite(size) else size
     if not 0 < wanted < len(labels):
         raise UserError(
             f"--data.val_split={size}: {wanted} of {len(labels)} training images; a number of images below "
             f"{len(labels)}, or a fraction such as 0.1, is needed."
         )
+    wanted = int(wanted)
     classes = int(labels.max()) + 1
     counts = torch.bincount(labels, minlength=classes).tolist()
     shares = [n * wanted / len(labels) for n in counts]
@@ -39,7 +42,10 @@ def stratified_split(labels: Tensor, size: int | float, seed: int) -> tuple[Tens
         taken[c] += 1
     key = words(seed, SPLIT, 0, torch.arange(len(labels)))[0]
     validation = torch.cat(
-        [(members := (labels == c).nonzero().flatten())[key[members].argsort(stable=True)][: taken[c]] for c in range(classes)]
+        [
+            (members := (labels == c).nonzero().flatten())[key[members].argsort(stable=True)][: taken[c]]
+            for c in range(classes)
+        ]
     )
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[validation] = True

@@ -24,31 +24,28 @@ class CountRatio(Metric):
     higher_is_better = False
     plot_lower_bound = 0.0
     counts: Tensor
-    images: Tensor
+    places: Tensor
 
     def __init__(self, per_layer: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.per_layer = per_layer
         self.layers: tuple[str, ...] = ()
-        self.places: tuple[int, ...] = ()  # what each layer's count per image is divided by
-        self.add_state("counts", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        for state in ("counts", "places"):  # one number a layer from the first update on
+            self.add_state(state, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def _add(self, counted: Tensor, layers: tuple[str, ...], places: tuple[int, ...]) -> None:
-        """Add per-sample counts (layers, B), whole numbers in float64."""
-        self.layers, self.places = layers, places
+    def _add(self, counted: Tensor, places: dict[str, int]) -> None:
+        """Add per-sample counts (layers, B), whole numbers in float64, of so many places per image in each layer."""
+        self.layers = tuple(places)
         self.counts = self.counts + counted.detach().to(torch.int64).sum(1)
-        self.images += counted.shape[1]
+        self.places = self.places + torch.tensor(list(places.values()), device=counted.device) * counted.shape[1]
 
-    def compute(self) -> Tensor | dict[str, Tensor]:
-        """The ratio, float64, or a dict of one per layer; 0 of nothing is 0."""
-        images = self.images.clamp(min=1).to(torch.float64)
+    def compute(self) -> Any:
+        """The ratio, a float64 scalar, or a dict of one per layer; 0 of nothing is 0."""
         if self.per_layer:
-            return {
-                layer: self.counts[i].to(torch.float64) / (self.places[i] * images)
-                for i, layer in enumerate(self.layers)
-            }
-        return self.counts.sum().to(torch.float64) / (self._total_places() * images)
+            ratios = self.counts.to(torch.float64) / self.places.clamp(min=1).to(torch.float64)
+            return dict(zip(self.layers, ratios.flatten(), strict=bool(self.layers)))
+        return self.counts.sum().to(torch.float64) / self._all_places().clamp(min=1).to(torch.float64)
 
-    def _total_places(self) -> int:
-        return 1
+    def _all_places(self) -> Tensor:
+        """What the sum over all layers is divided by: the images, which every layer has seen."""
+        return self.places.max()

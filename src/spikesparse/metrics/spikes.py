@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from spikesparse.metrics.counts import CountRatio
 from spikesparse.nn.tally import SpikeTally
 
@@ -22,11 +24,10 @@ class SpikeRate(CountRatio):
 
     def update(self, tally: SpikeTally) -> None:
         """Add a batch's spikes."""
-        neurons = tally.layers.neurons
-        self._add(tally.spikes, tuple(neurons), tuple(n * tally.timesteps for n in neurons.values()))
+        self._add(tally.spikes, {name: n * tally.timesteps for name, n in tally.layers.neurons.items()})
 
-    def _total_places(self) -> int:
-        return sum(self.places) or 1
+    def _all_places(self) -> Tensor:
+        return self.places.sum()
 
 
 class SpikesPerImage(CountRatio):
@@ -34,5 +35,4 @@ class SpikesPerImage(CountRatio):
 
     def update(self, tally: SpikeTally) -> None:
         """Add a batch's spikes."""
-        neurons = tally.layers.neurons
-        self._add(tally.spikes, tuple(neurons), (1,) * len(neurons))
+        self._add(tally.spikes, dict.fromkeys(tally.layers.neurons, 1))

@@ -18,8 +18,8 @@ class SplitMetrics(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.accuracy = MeanMetric()
-        self.task_loss = MeanMetric()
-        self.sparsity_loss = MeanMetric()
+        self.task_loss = MeanMetric(nan_strategy="disable")  # a NaN is news, not to be left out
+        self.sparsity_loss = MeanMetric(nan_strategy="disable")
         self.spikes = SpikesPerImage()
         self.synops = SynapticOperations()
         self.energy = Energy()
@@ -46,8 +46,9 @@ class SplitMetrics(nn.Module):
             "efficiency/energy_uj_per_image": self.energy,
         }
         values = {f"{tag}/{split}": metric.compute() for tag, metric in single.items()}
-        for tag, metric in (("spikes/rate", self.layer_rate), ("synops", self.layer_synops)):
-            values |= {f"{tag}/{layer}/{split}": value for layer, value in metric.compute().items()}
-        for metric in (*single.values(), self.layer_rate, self.layer_synops):
+        per_layer = {"spikes/rate": self.layer_rate, "synops": self.layer_synops}
+        for tag, layers in per_layer.items():
+            values |= {f"{tag}/{name}/{split}": value for name, value in layers.compute().items()}
+        for metric in (*single.values(), *per_layer.values()):
             metric.reset()
         return {tag: torch.as_tensor(value) for tag, value in values.items()}

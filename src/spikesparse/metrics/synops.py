@@ -15,5 +15,4 @@ class SynapticOperations(CountRatio):
 
     def update(self, tally: SpikeTally) -> None:
         """Add a batch's operations."""
-        layers = tally.layers.synapses
-        self._add(tally.synops, tuple(layers), (1,) * len(layers))
+        self._add(tally.synops, dict.fromkeys(tally.layers.synapses, 1))

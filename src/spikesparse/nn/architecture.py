@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from spikesparse.errors import UserError
@@ -26,7 +27,7 @@ def parse_architecture(architecture: str | list[int | str], width: float = 1.0) 
         UserError: for a name or an entry that does not exist, or an order that cannot be built.
     """
     flag = f"--model.net.architecture={architecture!r}"
-    if not width > 0:
+    if not (width > 0 and math.isfinite(width)):
         raise UserError(f"--model.net.width={width}: a width multiplier must be above 0; 1.0 is the named network.")
     text = ARCHITECTURES.get(architecture, architecture) if isinstance(architecture, str) else architecture
     entries = text.split("-") if isinstance(text, str) else [str(entry) for entry in text]

@@ -25,7 +25,7 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
 
 
 def conv_fanout(conv: nn.Conv2d, height: int, width: int) -> Tensor:
-    """Synapses of ``conv`` that one event at each input position drives, int64 (height, width); same in each channel."""
+    """Synapses of ``conv`` that one event at each input position drives: int64 (height, width), for any channel."""
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         raise ValueError("only zero padding given as numbers is counted")
     per_axis = [

@@ -67,38 +67,42 @@ class SpikingLayer(nn.Module):
         if self.neuron is None:
             return x
         x = self.neuron(x, timesteps if constant else None)
-        counter.neurons(x)
-        if self.dropout is not None and self.training:
+        counter.neurons(x, binary=True)
+        scaled = self.dropout is not None and self.training  # by 1 / (1 - p): no longer zeros and ones
+        if self.dropout is not None and scaled:
             x = self.dropout(x)
             counter.changed(x)
         if isinstance(self.pool, SpikingAvgPool2d):
             x = self.pool(x)
-            counter.pooling_neurons(x)
+            counter.pooling_neurons(x, binary=True)
         elif self.pool is not None:
             x = fold_time(self.pool, x)
             if not isinstance(self.pool, nn.AvgPool2d):  # the next layer's fan-out reaches back through an average
-                counter.changed(x)
+                counter.changed(x, binary=not scaled)
         return x
 
 
-def norm_constant(norm: nn.Module, x: Tensor, timesteps: int) -> Tensor:
+def norm_constant(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, timesteps: int) -> Tensor:
     """BatchNorm of an input that is the same in all T steps, as if it had run over T * B.
 
     Mean, variance and output are those of (B, ...). Only the running variance differs: torch multiplies the biased
     variance by n / (n - 1), with n the values per channel, and T * B images have T times as many of them.
     """
-    running_var = norm.running_var
-    corrects = norm.training and timesteps > 1
-    if corrects:  # autograd keeps the tensor that the norm updates, so the norm gets one of its own to update
-        norm.running_var = running_var.clone()
-    y: Tensor = norm(x)
-    if corrects:
-        n = x.numel() // x.shape[1]
-        if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized():
-            n *= torch.distributed.get_world_size()
-        unbias = (n * timesteps / (n * timesteps - 1)) / (n / (n - 1))
-        with torch.no_grad():
-            kept = (1.0 - norm.momentum) * running_var
-            running_var.copy_(kept + (norm.running_var - kept) * unbias)
-        norm.running_var = running_var
+    running_var, momentum = norm.running_var, norm.momentum
+    assert running_var is not None
+    assert momentum is not None
+    if not norm.training or timesteps == 1:
+        y: Tensor = norm(x)
+        return y
+    # Autograd keeps the tensor that the norm updates, so the norm gets one of its own to update.
+    updated = norm.running_var = running_var.clone()
+    y = norm(x)
+    n = x.numel() // x.shape[1]
+    if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized():
+        n *= torch.distributed.get_world_size()
+    unbias = (n * timesteps / (n * timesteps - 1)) / (n / (n - 1))
+    with torch.no_grad():
+        kept = (1.0 - momentum) * running_var
+        running_var.copy_(kept + (updated - kept) * unbias)
+    norm.running_var = running_var
     return y

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from spikesparse.errors import UserError, choose
-from spikesparse.ops.surrogate import Surrogate, surrogate
 from spikesparse.ops import NeuronSpec, neuron_scan
+from spikesparse.ops.surrogate import Surrogate, surrogate
 
 RESETS = ("hard", "soft")
 
@@ -53,11 +53,15 @@ class LIF(nn.Module):
     ) -> None:
         super().__init__()
         if not 0.0 < decay <= 1.0:
-            raise UserError(f"--model.net.decay={decay}: it must lie in (0, 1]; 1 never leaks, 0.5 forgets half a step.")
+            raise UserError(
+                f"--model.net.decay={decay}: it must lie in (0, 1]; 1 never leaks, 0.5 forgets half a step."
+            )
         if not (threshold > 0.0 and math.isfinite(threshold)):
             raise UserError(f"--model.net.threshold={threshold}: a firing threshold must be above 0; 1.0 is usual.")
         if learn_decay and decay == 1.0:
-            raise UserError("--model.net.learn_decay=true: a learned decay must start below 1; set --model.net.decay=0.9.")
+            raise UserError(
+                "--model.net.learn_decay=true: a learned decay must start below 1; set --model.net.decay=0.9."
+            )
         choose("reset", reset, RESETS, "--model.net.reset")
         self.spec = NeuronSpec(_surrogate(surrogate, surrogate_slope), reset == "soft", detach_reset, strict)
         # Fixed values stay Python numbers: a buffer would be rounded by .to(bfloat16), 0.99 to 0.988.
@@ -82,17 +86,20 @@ class LIF(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LIF:
         """Move with the network, but never be rounded to its half-precision dtype."""
         exact = {name: p.detach().clone() for name, p in self._parameters.items() if p is not None}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in exact.items():
             parameter = self._parameters[name]
             assert parameter is not None
             if parameter.dtype in (torch.bfloat16, torch.float16):
                 parameter.data = value.to(parameter.device)
+                if parameter.grad is not None:
+                    parameter.grad = parameter.grad.to(value.dtype)
         return self
 
     def extra_repr(self) -> str:
         reset = "soft" if self.spec.soft_reset else "hard"
-        return f"decay={float(self.decay):.4g}, threshold={float(self.threshold):.4g}, {reset} reset, {self.spec.surrogate}"
+        decay, threshold = (float(torch.as_tensor(value).detach()) for value in (self.decay, self.threshold))
+        return f"decay={decay:.4g}, threshold={threshold:.4g}, {reset} reset, {self.spec.surrogate}"
 
 
 class IF(LIF):

@@ -13,7 +13,7 @@ POOLINGS = ("max", "average", "spiking_average", "strided")
 def fold_time(module: nn.Module, x: Tensor) -> Tensor:
     """Apply a stateless layer to (T, B, ...) once, as (T * B, ...)."""
     y: Tensor = module(x.flatten(0, 1))
-    return y.unflatten(0, x.shape[:2])
+    return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 class SpikingAvgPool2d(nn.Module):

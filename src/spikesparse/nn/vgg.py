@@ -55,8 +55,8 @@ class SpikingVGG(SpikingNetwork):
         pooling: "max", "average" (plain), "spiking_average" (Lee 2020) or "strided" (the convolution before each P
             gets stride 2; Springenberg et al. 2015, arXiv 1412.6806).
         dropout: probability, behind every hidden neuron layer; one mask per sample for all T.
-        readout: "mean" over T of the classifier's output; or "leaky": Lee's accumulator (it leaks like the neurons
-            and never fires), whose last potential is divided by (threshold * T).
+        readout: "mean" over T of the classifier's output; or "leaky": Lee's accumulator, which leaks by
+            ``decay`` and never fires; its last potential is divided by (threshold * T).
         classifier_bias: give the classifier a bias.
 
     Raises:
@@ -96,6 +96,11 @@ class SpikingVGG(SpikingNetwork):
         choose("readout", readout, READOUTS, "--model.net.readout")
         if timesteps < 1:
             raise UserError(f"--data.timesteps={timesteps}: a network needs at least 1 time step; 4 is usual.")
+
+        def neuron() -> LIF:
+            return LIF(decay, threshold, reset, detach_reset, surrogate, surrogate_slope, learn_decay, learn_threshold)
+
+        neuron()  # refuses wrong settings before any layer is drawn
         if not 0.0 <= dropout < 1.0:
             raise UserError(f"--model.net.dropout={dropout}: a probability in [0, 1) is needed; 0 is no dropout.")
         self.timesteps, self.input_shape, self.readout = timesteps, tuple(input_shape), readout
@@ -146,16 +151,7 @@ class SpikingVGG(SpikingNetwork):
                 weights,
                 fanout,
                 (nn.BatchNorm2d if kind == "conv" else nn.BatchNorm1d)(size) if norm == "batch" else None,
-                LIF(
-                    decay,
-                    threshold,
-                    reset,
-                    detach_reset,
-                    surrogate,
-                    surrogate_slope,
-                    learn_decay,
-                    learn_threshold,
-                ),
+                neuron(),
                 dropout,
                 pool,
             )

@@ -66,7 +66,7 @@ def neuron_scan(
         Spikes in {0, 1}, shape (T, B, ...), in ``current``'s dtype. The membrane is float32 inside (float64 for a
         float64 current), whatever the dtype of the current or of autocast.
     """
-    spikes: Tensor = _NeuronScan.apply(current, decay, threshold, spec, timesteps)  # type: ignore[no-untyped-call]
+    spikes: Tensor = _NeuronScan.apply(current, decay, threshold, spec, timesteps)
     return spikes
 
 
@@ -75,12 +75,12 @@ def _state_dtype(current: Tensor) -> torch.dtype:
 
 
 def _charge(x: Tensor, v: Tensor | None, decay: float | Tensor) -> Tensor:
-    """h = decay * v + x, overwriting v. Product and sum are two operations, so that no backend may contract them."""
+    """H = decay * v + x, overwriting v. Product and sum are two operations, so that no backend may contract them."""
     return x.clone() if v is None else v.mul_(decay).add_(x)
 
 
 def _reset(h: Tensor, s: Tensor, threshold: float | Tensor, spec: NeuronSpec, out: Tensor | None = None) -> Tensor:
-    """v = h * (1 - s) or h - threshold * s; both exact to the last bit for s in {0, 1}."""
+    """V = h * (1 - s) or h - threshold * s; both exact to the last bit for s in {0, 1}."""
     if spec.soft_reset:
         return torch.sub(h, s * threshold, out=out)
     return torch.addcmul(h, h, s, value=-1, out=out)
@@ -120,7 +120,7 @@ class _NeuronScan(torch.autograd.Function):
         return spikes
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         current, spikes = ctx.saved_tensors
         spec, decay, threshold = ctx.spec, ctx.decay, ctx.threshold
@@ -137,14 +137,15 @@ class _NeuronScan(torch.autograd.Function):
         grad_decay = torch.zeros((), dtype=torch.float64, device=current.device)
         grad_threshold = torch.zeros_like(grad_decay)
         grad_current = torch.zeros_like(membranes[0]) if ctx.constant else torch.empty_like(current)
+        in_place = not ctx.constant and current.dtype == dtype
         grad_v: Tensor | None = None  # with respect to the membrane after step t, from step t + 1
         for t in reversed(range(len(spikes))):
             h, s = membranes[t], spikes[t].to(dtype)
-            sigma = spec.surrogate.derivative(h - threshold, threshold)
+            sigma = spec.surrogate.derivative(h - threshold, threshold, s)
             grad_s = grad_spikes[t].to(dtype)
             if correction is not None:
                 grad_s = grad_s * correction
-            grad_h = grad_s * sigma
+            grad_h = torch.mul(grad_s, sigma, out=grad_current[t] if in_place else None)
             if wants_threshold:
                 grad_threshold -= grad_h.sum(dtype=torch.float64)
             if grad_v is not None:
@@ -161,14 +162,14 @@ class _NeuronScan(torch.autograd.Function):
                 grad_decay += (grad_h * v).sum(dtype=torch.float64)
             if ctx.constant:
                 grad_current += grad_h
-            else:
+            elif not in_place:
                 grad_current[t] = grad_h
-            grad_v = grad_h.mul_(decay)
+            grad_v = grad_h * decay
             membranes.pop()
         return (
             grad_current.to(current.dtype),
-            grad_decay.float() if wants_decay else None,
-            grad_threshold.float() if wants_threshold else None,
+            grad_decay if wants_decay else None,
+            grad_threshold if wants_threshold else None,
             None,
             None,
         )

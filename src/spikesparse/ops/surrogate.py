@@ -23,8 +23,8 @@ class Surrogate:
     slope: float = 1.0
     name: ClassVar[str]
 
-    def derivative(self, distance: Tensor, threshold: float | Tensor) -> Tensor:
-        """The stand-in for ds/dh at ``distance`` = h - threshold; same shape."""
+    def derivative(self, distance: Tensor, threshold: float | Tensor, spikes: Tensor) -> Tensor:
+        """The stand-in for ds/dh at ``distance`` = h - threshold, where ``spikes`` came out; same shape."""
         raise NotImplementedError
 
     def trace_correction(self, spikes: Tensor, decay: float | Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -39,7 +39,7 @@ class Atan(Surrogate):
     slope: float = 2.0
     name = "atan"
 
-    def derivative(self, distance: Tensor, threshold: float | Tensor) -> Tensor:
+    def derivative(self, distance: Tensor, threshold: float | Tensor, spikes: Tensor) -> Tensor:
         return (distance * (math.pi / 2 * self.slope)).square_().add_(1.0).reciprocal_().mul_(self.slope / 2)
 
 
@@ -50,7 +50,7 @@ class Sigmoid(Surrogate):
     slope: float = 4.0
     name = "sigmoid"
 
-    def derivative(self, distance: Tensor, threshold: float | Tensor) -> Tensor:
+    def derivative(self, distance: Tensor, threshold: float | Tensor, spikes: Tensor) -> Tensor:
         p = torch.sigmoid(distance * self.slope)
         return p * (1.0 - p) * self.slope
 
@@ -62,7 +62,7 @@ class FastSigmoid(Surrogate):
     slope: float = 10.0
     name = "fast_sigmoid"
 
-    def derivative(self, distance: Tensor, threshold: float | Tensor) -> Tensor:
+    def derivative(self, distance: Tensor, threshold: float | Tensor, spikes: Tensor) -> Tensor:
         return distance.abs().mul_(self.slope).add_(1.0).square_().reciprocal_()
 
 
@@ -73,7 +73,7 @@ class Triangle(Surrogate):
     slope: float = 1.0
     name = "triangle"
 
-    def derivative(self, distance: Tensor, threshold: float | Tensor) -> Tensor:
+    def derivative(self, distance: Tensor, threshold: float | Tensor, spikes: Tensor) -> Tensor:
         return distance.abs().mul_(-self.slope).add_(1.0).clamp_(min=0.0)
 
 
@@ -84,7 +84,7 @@ class Rectangle(Surrogate):
     slope: float = 1.0
     name = "rectangle"
 
-    def derivative(self, distance: Tensor, threshold: float | Tensor) -> Tensor:
+    def derivative(self, distance: Tensor, threshold: float | Tensor, spikes: Tensor) -> Tensor:
         return (distance.abs() < 0.5 / self.slope).to(distance.dtype).mul_(self.slope)
 
 
@@ -100,8 +100,8 @@ class Lee2020(Surrogate):
     slope: float = 1.0
     name = "lee2020"
 
-    def derivative(self, distance: Tensor, threshold: float | Tensor) -> Tensor:
-        return (distance >= 0).to(distance.dtype).mul_(self.slope / threshold)
+    def derivative(self, distance: Tensor, threshold: float | Tensor, spikes: Tensor) -> Tensor:
+        return spikes * (self.slope / threshold)
 
     def trace_correction(self, spikes: Tensor, decay: float | Tensor, dtype: torch.dtype) -> Tensor | None:
         filtered = torch.zeros_like(spikes[0], dtype=dtype)

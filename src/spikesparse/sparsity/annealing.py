@@ -46,7 +46,8 @@ class SparsityAnnealing(Callback):
             raise UserError(f"--sparsity.start_epoch={start_epoch}: epochs count from 0.")
         if end_epoch is not None and end_epoch < start_epoch:
             raise UserError(
-                f"--sparsity.end_epoch={end_epoch}: the ramp ends before it starts (--sparsity.start_epoch={start_epoch})."
+                f"--sparsity.end_epoch={end_epoch}: the ramp ends before it starts (--sparsity.start_epoch="
+                f"{start_epoch})."
             )
         self.schedule = choose("schedule", schedule, SCHEDULES, "--sparsity.schedule")
         self.end_value, self.start_value, self.start_epoch = end_value, start_value, start_epoch
@@ -85,8 +86,9 @@ class SparsityAnnealing(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set lambda for the epoch, and log it."""
-        pl_module.sparsity_weight = self.value_at(trainer.current_epoch)
-        pl_module.log("schedule/lambda", pl_module.sparsity_weight, on_step=False, on_epoch=True)
+        weight = self.value_at(trainer.current_epoch)
+        pl_module.sparsity_weight = weight  # type: ignore[assignment]
+        pl_module.log("schedule/lambda", weight, on_step=False, on_epoch=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The settled end of the ramp: a longer resumed run keeps it."""

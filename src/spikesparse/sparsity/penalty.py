@@ -34,10 +34,13 @@ class SpikePenalty(nn.Module):
         self.by = choose("penalty", by, PENALTIES, "--model.penalty.by")
         if layer_weights is not None:
             if by != "spikes":
-                raise UserError(f"--model.penalty.layer_weights={list(layer_weights)}: only --model.penalty.by=spikes has them.")
+                raise UserError(
+                    f"--model.penalty.layer_weights={list(layer_weights)}: only --model.penalty.by=spikes has them."
+                )
             if min(layer_weights, default=0) < 0 or not sum(layer_weights) > 0:
                 raise UserError(
-                    f"--model.penalty.layer_weights={list(layer_weights)}: weights must be 0 or more, one at least above 0."
+                    f"--model.penalty.layer_weights={list(layer_weights)}: weights must be 0 or more, at least one of "
+                    "them above 0."
                 )
         self.layer_weights = None if layer_weights is None else tuple(layer_weights)
 
@@ -55,7 +58,7 @@ class SpikePenalty(nn.Module):
             )
         w = torch.tensor(weights, dtype=torch.float64, device=counts.device)
         most = sum(weight * size for weight, size in zip(weights, sizes, strict=True)) * tally.timesteps
-        return (w @ counts).mean() / most
+        return (w @ counts).sum() / (max(1, tally.batch_size) * most)  # an empty batch costs nothing
 
     def extra_repr(self) -> str:
         return f"by={self.by!r}, layer_weights={self.layer_weights}"

@@ -1,0 +1,60 @@
+"""Guards around every test, and what several of them share."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _guards(monkeypatch, tmp_path):
+    """Work in a folder of the test's own; leave environment, threads, dtype and processes as they were."""
+    monkeypatch.chdir(tmp_path)
+    before, threads = dict(os.environ), torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    assert torch.get_default_dtype() == torch.float32
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in set(os.environ) - set(before):
+        del os.environ[name]  # Lightning leaves PL_GLOBAL_SEED and the like
+    os.environ.update(before)
+
+
+@pytest.fixture
+def tiny_npz(tmp_path):
+    """40 training and 12 test images of 8x8 pixels in three classes that differ in brightness."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 40), ("test", 12)):
+        labels = np.arange(count) % 3
+        noise = rng.integers(0, 60, (count, 8, 8, 3))
+        arrays[f"x_{split}"] = (noise + 90 * labels[:, None, None, None]).astype(np.uint8)
+        arrays[f"y_{split}"] = labels.astype(np.int64)
+    path = tmp_path / "tiny.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def tiny_args(tiny_npz):
+    """Flags of a run that takes a second: 8x8 images, one spiking layer or two, every source of randomness on."""
+    return [
+        "--data.source=npz",
+        f"--data.data_dir={tiny_npz}",
+        "--data.batch_size=8",
+        "--data.encoder=poisson",
+        "--data.timesteps=3",
+        "--model.net.architecture=4-P-F6",
+        "--model.net.dropout=0.2",
+        "--model.scheduler.warmup_epochs=1",
+        "--sparsity.end_value=1",
+        "--sparsity.end_epoch=2",
+        "--trainer.max_epochs=4",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        "--trainer.accelerator=cpu",
+    ]

@@ -1,0 +1,89 @@
+"""Every file under configs/ runs: its own architecture, encoder and T; only the data is cut."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spikesparse.bolts import load_bolts
+from spikesparse.cli import SpikeCLI
+from spikesparse.runs import CONFIGS
+
+FILES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml"))
+CUT = [
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.strategy=auto",
+    "--trainer.limit_train_batches=2",
+    "--trainer.limit_val_batches=1",
+    "--trainer.max_epochs=1",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.log_every_n_steps=1",
+    "--data.batch_size=4",
+]
+
+
+@pytest.fixture
+def cifar_like_npz(tmp_path):
+    """Random images of CIFAR-10's shape, ten classes."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 60), ("test", 20)):
+        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+        arrays[f"y_{split}"] = np.arange(count) % 10
+    np.savez(tmp_path / "cifar.npz", **arrays)
+    return tmp_path / "cifar.npz"
+
+
+def test_there_are_configs():
+    assert {"base.yaml", "experiment/digits.yaml", "experiment/cifar10_vgg7_cpu.yaml"} <= set(FILES)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
+def test_config_trains_two_steps_and_validates(file, cifar_like_npz):
+    text = (CONFIGS / file).read_text()
+    if "pl_bolts" in text and load_bolts("pl_bolts.optimizers.lr_scheduler") is None:
+        pytest.skip("lightning-bolts is not installed: `make setup` does it, VENV=none does not")
+    args = ["fit", "--config", str(CONFIGS / file), *CUT]
+    if "source: digits" not in text:
+        args += ["--data.source=npz", f"--data.data_dir={cifar_like_npz}"]
+    if "warmup_epochs" in text or "scheduler" not in text:
+        args.append("--model.scheduler.warmup_epochs=0")
+    if "overfit" in file:
+        args.append("--trainer.overfit_batches=0")  # the cut above stands for it
+    cli = SpikeCLI(args)
+    assert cli.trainer.global_step == 2
+    assert 0 <= float(cli.trainer.callback_metrics["accuracy/val"]) <= 1
+    weights = torch.cat([p.detach().flatten() for p in cli.model.parameters()])
+    assert weights.isfinite().all()
+
+
+def test_experiments_that_change_class_state_what_the_old_class_would_leave_behind():
+    """jsonargparse carries init_args over to another class: a changed optimizer must state lr and weight_decay."""
+    for path in (CONFIGS / "experiment").glob("*.yaml"):
+        text = Path(path).read_text()
+        if "class_path: torch.optim." in text:
+            assert "lr:" in text
+            assert "weight_decay:" in text
+
+
+def test_optimizer_of_vgg9_is_the_one_its_config_names(cifar_like_npz):
+    cli = SpikeCLI(
+        [
+            "fit",
+            *("--config", str(CONFIGS / "experiment/cifar10_vgg9.yaml")),
+            *CUT,
+            "--model.net.width=0.05",
+            "--data.source=npz",
+            f"--data.data_dir={cifar_like_npz}",
+            "--model.scheduler.warmup_epochs=0",
+        ]
+    )
+    optimizer = cli.trainer.optimizers[0]
+    assert type(optimizer) is torch.optim.SGD
+    group = optimizer.param_groups[0]
+    assert (group["initial_lr"], group["momentum"], group["weight_decay"]) == (0.1, 0.9, 0.0005)

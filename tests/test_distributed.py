@@ -1,0 +1,115 @@
+"""Two processes on the CPU (gloo)."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from spikesparse.metrics import Energy, SpikeRate, SynapticOperations
+from spikesparse.nn import LayerSizes, SpikeTally
+
+SIZES = LayerSizes({"conv1": 20, "fc1": 5}, {"conv1": 40, "fc1": 100, "classifier": 50})
+
+
+def tally_of(samples):
+    """A tally with known counts for each sample number."""
+    n = torch.tensor(samples, dtype=torch.float64)
+    spikes = torch.stack([n % 37, n % 5])
+    synops = torch.stack([0 * n, 7 * n, 3 * n + 2**33])  # beyond 2^31 already
+    return SpikeTally(SIZES, 4, spikes, synops, 40 + 0 * n, 0 * n, spikes[:0])
+
+
+def metrics():
+    return [SpikeRate(), SpikeRate(per_layer=True), SynapticOperations(), SynapticOperations(per_layer=True), Energy()]
+
+
+def on_rank(rank, folder, samples):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    dist.barrier()
+    own = samples[: len(samples) // 3] if rank == 0 else samples[len(samples) // 3 :]  # unequal shares
+    values = metrics()
+    for metric in values:
+        for start in range(0, max(1, len(own)), 8):  # a rank without samples gets one empty batch
+            metric.update(tally_of(own[start : start + 8]))
+    torch.save([metric.compute() for metric in values], f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("count", [100, 101, 2])
+def test_metrics_of_two_processes_equal_those_of_one(tmp_path, count):
+    samples = list(range(count))
+    mp.start_processes(on_rank, (str(tmp_path), samples), nprocs=2, start_method="fork")
+    alone = metrics()
+    for metric in alone:
+        metric.update(tally_of(samples))
+    for rank in (0, 1):
+        together = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        assert together == [metric.compute() for metric in alone]
+    assert float(alone[0].compute()) == sum(n % 37 + n % 5 for n in samples) / (25 * 4 * count)
+
+
+def run(*args, check=True, **env):
+    return subprocess.run(
+        [sys.executable, "-m", *args],
+        capture_output=True,
+        text=True,
+        check=check,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )
+
+
+def two_processes(args):
+    return [*args, "--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ddp_trains_tests_and_predicts_every_image_once(tiny_args):
+    trained = run("spikesparse", "train", *two_processes(tiny_args))
+    assert "global batch: 8 x 2 processes x 1 accumulated = 16" in trained.stdout + trained.stderr
+    folder = next(Path("runs").glob("base-*/seed0"))
+    checkpoint = str(folder / "checkpoints" / "best.ckpt")
+    result = json.loads((folder / "result.json").read_text())
+
+    run("spikesparse", "predict", f"--ckpt_path={checkpoint}", "--data.predict_on=test", "--predictions.path=one.csv")
+    distributed = ["predict", f"--ckpt_path={checkpoint}", "--data.predict_on=test", "--predictions.path=two.csv"]
+    run("spikesparse", *two_processes(distributed))
+    one, two = (list(csv.DictReader(Path(name).open())) for name in ("one.csv", "two.csv"))
+    assert [row["index"] for row in two] == [str(i) for i in range(12)]
+    exact = ("index", "label", "predicted", "spikes")
+    assert [[row[c] for c in exact] for row in one] == [[row[c] for c in exact] for row in two]
+    assert result["spikes"] == pytest.approx(sum(int(row["spikes"]) for row in one) / 12, rel=1e-12)
+    assert result["accuracy"] == pytest.approx(sum(row["label"] == row["predicted"] for row in one) / 12)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_torchrun_trains_one_model(tiny_args):
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "spikesparse", "fit"]
+    run(*launch, *two_processes(tiny_args))
+    folders = list(Path("runs").glob("base-*/*"))
+    assert [folder.name for folder in folders] == ["seed0"]
+    kept = torch.load(folders[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    assert len(kept["random_state"]) == 2  # of each process
+    assert kept["global_step"] == 4 * 3  # 36 images, 16 a step: two full, and 4 shared out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_torchrun_that_would_train_two_models_is_refused(tiny_args):
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "spikesparse", "fit"]
+    ended = run(*launch, *tiny_args, check=False)
+    assert ended.returncode != 0
+    assert "would train a model of its own" in ended.stderr
+    assert "--trainer.strategy=ddp" in ended.stderr
+    assert not list(Path("runs").glob("**/last.ckpt"))

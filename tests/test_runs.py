@@ -1,0 +1,348 @@
+"""Whole runs through the command line: determinism, resuming, precedence of settings, errors, prediction."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from pytorch_lightning import Callback
+
+from spikesparse import load_run
+from spikesparse.__main__ import main
+from spikesparse.cli import SpikeCLI
+from spikesparse.runs import CONFIGS, run_name
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
+
+
+class Losses(Callback):
+    """Records every training loss."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.values.append(outputs["loss"].item())
+
+
+class StopAfter(Losses):
+    """Ends training after an epoch, as a person would with Ctrl-C between two epochs."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
+
+
+def fit(args, callback=None):
+    """One fit; the callback goes in where the command line cannot put one."""
+
+    class WithCallback(SpikeCLI):
+        def instantiate_trainer(self, **kwargs):
+            trainer = super().instantiate_trainer(**kwargs)
+            if callback is not None:
+                trainer.callbacks.insert(0, callback)
+            return trainer
+
+    return WithCallback(["fit", *args])
+
+
+def weights(cli):
+    return {name: value.clone() for name, value in cli.model.state_dict().items()}
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_same_seed_gives_bit_identical_losses_and_another_seed_does_not(tiny_args):
+    traces = []
+    for seed in (3, 3, 4):
+        losses = Losses()
+        fit([*tiny_args, f"--seed_everything={seed}"], losses)
+        traces.append(losses.values)
+    assert len(traces[0]) == 4 * 5  # 36 images in batches of 8
+    assert traces[0] == traces[1]
+    assert traces[0] != traces[2]
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_run_stopped_at_an_epochs_end_and_resumed_equals_the_uninterrupted_one(tiny_args, stop):
+    whole = Losses()
+    cli = fit(tiny_args, whole)
+    uninterrupted = weights(cli)
+    scheduler = cli.trainer.lr_scheduler_configs[0].scheduler.state_dict()
+
+    first = StopAfter(stop)
+    folder = fit(tiny_args, first).run_folder
+    second = Losses()
+    resumed = fit([*tiny_args, f"--ckpt_path={folder}/checkpoints/last.ckpt"], second)
+
+    assert first.values + second.values == whole.values
+    assert_same(weights(resumed), uninterrupted)
+    assert resumed.trainer.lr_scheduler_configs[0].scheduler.state_dict() == scheduler
+    assert resumed.run_folder == folder
+
+
+def test_twin_and_sparse_network_start_from_the_same_weights_and_see_the_same_batches(tiny_args):
+    first = []
+    for end in ("0", "1"):
+        losses = Losses()
+        fit([*tiny_args, f"--sparsity.end_value={end}"], losses)
+        first.append(losses.values[:5])  # lambda is 0 in the first epoch of both
+    assert first[0] == first[1]
+
+
+def test_train_writes_table_result_and_next_commands(tiny_args, capsys):
+    assert main(["train", *tiny_args]) == 0
+    printed = capsys.readouterr().out
+    for word in ("spikes/image", "spike rate", "SynOps/image", "conv1", "fc1", "classifier", "uJ/image", "accuracy"):
+        assert word in printed
+    for word in ("make tensorboard", "make compare", "result.json"):
+        assert word in printed
+    folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["split"] == "test"
+    assert result["spikes"] == pytest.approx(sum(layer.get("spikes", 0) for layer in result["layers"].values()))
+    assert result["synops"] == pytest.approx(sum(layer["synops"] for layer in result["layers"].values()))
+    assert {"config.yaml", "checkpoints", "result.json"} <= {p.name for p in folder.iterdir()}
+    assert list(folder.glob("events.*"))
+
+
+def test_train_tests_an_epoch_at_lambdas_end_value(tiny_args):
+    main(["train", *tiny_args])
+    folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] >= 2  # --sparsity.end_epoch of the tiny run
+
+
+def test_second_run_of_the_same_command_keeps_the_first(tiny_args, capsys):
+    short = [*tiny_args, "--trainer.limit_train_batches=1"]
+    folder = fit(short).run_folder
+    (folder / "mine.txt").write_text("kept")
+    assert fit(short).run_folder == folder
+    assert (folder.parent / "seed0-earlier1" / "mine.txt").read_text() == "kept"
+    assert "kept as" in capsys.readouterr().out
+
+
+def test_compare_prints_both_and_the_change(tiny_args, capsys):
+    assert main(["compare", *tiny_args, "--trainer.limit_train_batches=2"]) == 0
+    printed = capsys.readouterr().out
+    table = printed[printed.index("accuracy-only twin") :]
+    for word in ("twin (lambda 0)", "sparse", "change", "points", "%", "spikes/image", "SynOps/image"):
+        assert word in table
+    assert main(["compare", *tiny_args, "--trainer.limit_train_batches=2"]) == 0
+    assert capsys.readouterr().out.count("not trained again") == 2
+
+
+def test_load_run_gives_back_the_module_and_its_data(tiny_args):
+    main(["train", *tiny_args])
+    folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
+    module, data = load_run(folder)
+    data.setup("test")
+    batches = [data.encode(batch) for batch in data.test_dataloader()]
+    with torch.no_grad():
+        outputs = [module(batch.images) for batch in batches]
+    result = json.loads((folder / "result.json").read_text())
+    right = sum(int((o.logits.argmax(1) == b.labels).sum()) for o, b in zip(outputs, batches, strict=True))
+    assert right / 12 == pytest.approx(result["accuracy"], abs=1e-7)
+    assert sum(float(o.tally.spikes.sum()) for o in outputs) / 12 == pytest.approx(result["spikes"], rel=1e-12)
+
+
+# Settings: defaults < base.yaml < checkpoint < --config < flags
+
+
+@pytest.fixture
+def checkpoint(tiny_args):
+    """A checkpoint whose settings differ from base.yaml's."""
+    return f"{fit([*tiny_args, '--trainer.max_epochs=3']).run_folder}/checkpoints/last.ckpt"
+
+
+def test_checkpoint_alone_rebuilds_network_and_data(checkpoint):
+    cli = SpikeCLI(["test", "--ckpt_path", checkpoint, "--trainer.accelerator=cpu"])
+    assert list(cli.model.net.sizes.neurons) == ["conv1", "fc1"]
+    assert (cli.datamodule.timesteps, cli.datamodule.batch_size, cli.datamodule.source) == (3, 8, "npz")
+
+
+def test_flag_and_config_stand_above_the_checkpoint(checkpoint, tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"data": {"batch_size": 5}, "sparsity": {"end_value": 0.25}}))
+    cli = SpikeCLI(
+        [
+            *("validate", f"--ckpt_path={checkpoint}", "--config", str(tmp_path / "mine.yaml")),
+            "--trainer.accelerator=cpu",
+            "--sparsity.end_value=0.75",
+        ]
+    )
+    assert cli.datamodule.batch_size == 5
+    assert cli.config.validate.sparsity.end_value == 0.75
+    assert cli.datamodule.timesteps == 3
+
+
+def test_lambda_named_on_resume_is_used(checkpoint, tiny_args):
+    args = [a for a in tiny_args if "end_value" not in a]
+    cli = SpikeCLI(["fit", *args, f"--ckpt_path={checkpoint}", "--sparsity.end_value=0.5"])
+    assert cli.model.sparsity_weight == 0.5
+
+
+def test_restored_optimizer_that_overrules_a_flag_is_named(checkpoint, tiny_args, capsys):
+    SpikeCLI(["fit", *tiny_args, f"--ckpt_path={checkpoint}", "--model.optimizer.lr=0.5"])
+    printed = capsys.readouterr().out
+    assert "--model.optimizer differs" in printed
+    assert "--model.init_from" in printed
+
+
+def test_checkpoint_of_another_architecture_is_refused(checkpoint, capsys):
+    status = main(["test", f"--ckpt_path={checkpoint}", "--model.net.architecture=5-P-F6", "--trainer.accelerator=cpu"])
+    assert status == 2
+    error = capsys.readouterr().err
+    assert "another architecture" in error
+    assert "layers.conv1" in error
+
+
+def test_init_from_loads_weights_alone(checkpoint, tiny_args):
+    cli = SpikeCLI(["fit", *tiny_args, f"--model.init_from={checkpoint}", "--trainer.limit_train_batches=0"])
+    theirs = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert_same(weights(cli), theirs)
+    assert cli.trainer.global_step == 0
+
+
+# Predict
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("what", "count"), [("val", 4), ("test", 12)])
+def test_predict_writes_a_row_for_every_image_in_order(checkpoint, what, count):
+    assert main(["predict", f"--ckpt_path={checkpoint}", f"--data.predict_on={what}", "--trainer.accelerator=cpu"]) == 0
+    folder = Path(checkpoint).parents[1]
+    rows = rows_of(folder / f"predictions_{what}.csv")
+    module, data = load_run(folder, "last")
+    data.setup("predict")
+    index = list(range(12)) if what == "test" else data.split[1].tolist()
+    assert [int(row["index"]) for row in rows] == index
+    assert len(rows) == count
+    images = data.dataset.test if what == "test" else data.dataset.train
+    assert [int(row["label"]) for row in rows] == images.labels[torch.tensor(index)].tolist()
+    loader = data.test_dataloader() if what == "test" else data.val_dataloader()
+    with torch.no_grad():
+        outputs = [module(data.encode(batch).images) for batch in loader]
+    logits = torch.cat([o.logits for o in outputs])
+    assert [int(row["predicted"]) for row in rows] == logits.argmax(1).tolist()
+    assert [int(row["spikes"]) for row in rows] == torch.cat([o.tally.spikes.sum(0) for o in outputs]).tolist()
+    confidence = torch.exp(logits).max(1).values / torch.exp(logits).sum(1)
+    np.testing.assert_allclose([float(row["confidence"]) for row in rows], confidence, atol=1e-5)
+
+
+def test_predict_on_a_folder_names_its_files(checkpoint, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name in ("b.png", "a.png"):
+        Image.fromarray(np.full((8, 8, 3), 30, np.uint8)).save(tmp_path / "mine" / name)
+    args = [f"--ckpt_path={checkpoint}", f"--data.predict_on={tmp_path / 'mine'}", "--predictions.path=out.csv"]
+    assert main(["predict", *args, "--trainer.accelerator=cpu"]) == 0
+    rows = rows_of("out.csv")
+    assert [Path(row["file"]).name for row in rows] == ["a.png", "b.png"]
+    assert [row["label"] for row in rows] == ["", ""]
+
+
+# Bad input: one line, exit status 2, no traceback
+
+
+BAD = {
+    "--data.timesteps=0": ["--data.timesteps=0", "at least 1"],
+    "--model.net.decay=1.5": ["--model.net.decay=1.5", "(0, 1]"],
+    "--model.net.decay=0": ["--model.net.decay=0", "(0, 1]"],
+    "--model.net.threshold=0": ["--model.net.threshold=0", "above 0"],
+    "--sparsity.end_value=-1": ["--sparsity.end_value=-1", "0 or more"],
+    "--sparsity.start_epoch=3": ["--sparsity.end_epoch=2", "ends before it starts"],
+    "--model.net.architecture=vgg8": ["vgg8", "vgg7, vgg9, vgg16"],
+    "--model.net.surrogate=step": ["--model.net.surrogate='step'", "atan", "lee2020"],
+    "--sparsity.schedule=sudden": ["--sparsity.schedule='sudden'", "linear", "cooling"],
+    "--data.encoder=morse": ["--data.encoder='morse'", "direct", "poisson"],
+    "--data.source=imagenet": ["--data.source='imagenet'", "cifar10", "digits"],
+    "--data.data_dir=nowhere.npz": ["--data.data_dir=nowhere.npz", "no such file"],
+    "--ckpt_path=nowhere.ckpt": ["--ckpt_path=nowhere.ckpt", "no such file"],
+    "--model.loss=hinge": ["--model.loss='hinge'", "cross_entropy, squared_error"],
+    "--trainer.max_epochs=many": ["trainer.max_epochs", "many"],
+    "--modell.width=2": ["--modell.width=2"],
+    "--model.init_from=nowhere.ckpt": ["--model.init_from=nowhere.ckpt", "no such file"],
+}
+
+
+@pytest.mark.parametrize("flag", BAD)
+def test_bad_value_ends_with_one_clear_line(flag, tiny_args, capsys):
+    assert main(["fit", *tiny_args, flag]) == 2
+    error = capsys.readouterr().err
+    line = [line for line in error.splitlines() if line.startswith("spikesparse: error:")]
+    assert len(line) == 1
+    assert "Traceback" not in error
+    for word in BAD[flag]:
+        assert word in line[0]
+
+
+def test_truncated_checkpoint_is_refused(checkpoint, capsys):
+    whole = Path(checkpoint).read_bytes()
+    Path("half.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert main(["test", "--ckpt_path=half.ckpt"]) == 2
+    assert "half.ckpt: not a whole checkpoint" in capsys.readouterr().err
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_args, capsys):
+    args = [*tiny_args, "--model.optimizer.lr=1e30", "--model.scheduler.warmup_epochs=2"]
+    args.append("--model.scheduler.warmup_start_lr=0.001")  # a good first epoch, then far too much
+    assert main(["fit", *args]) == 2
+    error = capsys.readouterr().err
+    for word in ("not finite", "step ", "learning rate", "lambda", "--model.optimizer.lr"):
+        assert word in error
+    last = Path("runs") / run_name(["fit", *args]) / "seed0" / "checkpoints" / "last.ckpt"
+    kept = torch.load(last, weights_only=True)
+    assert kept["epoch"] == 0
+    assert all(bool(v.isfinite().all()) for v in kept["state_dict"].values())
+
+
+def test_unknown_subcommand_lists_those_there_are(capsys):
+    assert main(["fly"]) == 2
+    assert "train, compare, fit" in capsys.readouterr().err
+
+
+def test_version_and_help_need_no_torch():
+    code = (
+        "import sys; from spikesparse.__main__ import main; main(['--version']); main(['--help']); "
+        "print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.startswith("spikesparse 0.")
+    assert out.rstrip().endswith("False")
+
+
+def test_print_config_shows_the_resolved_settings(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            ["fit", "--config", str(CONFIGS / "experiment" / "digits.yaml"), "--sparsity.end_value=7", "--print_config"]
+        )
+    assert stopped.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["sparsity"]["end_value"] == 7
+    assert config["data"]["source"] == "digits"
+
+
+def test_run_name_is_a_function_of_what_makes_the_experiment():
+    base = ["fit", "--config", "configs/experiment/digits.yaml"]
+    assert run_name(base) == "digits"
+    assert run_name([*base, "--seed_everything=4", "--ckpt_path=x.ckpt", "--data.data_dir=elsewhere"]) == "digits"
+    one, two = "--model.net.width=2", "--sparsity.end_value=1"
+    assert run_name([*base, one, two]) == run_name([*base, "--sparsity.end_value", "1", one])
+    assert run_name([*base, one]) != run_name([*base, two])
+    assert run_name([*base, one]).startswith("digits-")

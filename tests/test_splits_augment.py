@@ -1,0 +1,131 @@
+"""The validation split, and cropping and flipping."""
+
+import numpy as np
+import pytest
+import torch
+
+from spikesparse.data.augment import crop_and_flip
+from spikesparse.data.splits import stratified_split
+from spikesparse.errors import UserError
+from spikesparse.philox import AUGMENT, words
+
+
+def labels_of(counts):
+    """Labels with so many of each class, mixed."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "taken"),
+    [
+        ([5, 3, 2], 4, [2, 1, 1]),  # shares 2, 1.2, 0.8: the third has the largest remainder
+        ([7, 7, 7], 4, [2, 1, 1]),  # 4/3 each: the first of equal remainders
+        ([10, 10], 5, [3, 2]),
+        ([1, 9], 1, [0, 1]),  # 0.1 and 0.9
+        ([4, 0, 4], 2, [1, 0, 1]),  # a class without images
+        ([30, 50, 20], 0.1, [3, 5, 2]),
+        ([30, 50, 20], 0.07, [2, 4, 1]),  # 7 of 100: 2.1, 3.5, 1.4
+        ([3, 4], 0.5, [2, 2]),  # round(3.5) is 4: 1.71, 2.29
+        ([2, 2], 3, [2, 1]),
+    ],
+)
+def test_each_class_gives_its_share(counts, size, taken):
+    labels = labels_of(counts)
+    training, validation = stratified_split(labels, size, seed=1)
+    assert torch.bincount(labels[validation], minlength=len(counts)).tolist() == taken
+    assert torch.bincount(labels[training], minlength=len(counts)).tolist() == [
+        n - t for n, t in zip(counts, taken, strict=True)
+    ]
+
+
+def test_parts_are_sorted_and_cover_each_image_once():
+    training, validation = stratified_split(labels_of([9, 14, 8]), 7, seed=3)
+    for part in (training.tolist(), validation.tolist()):
+        assert part == sorted(part)
+    assert sorted(training.tolist() + validation.tolist()) == list(range(31))
+
+
+def test_split_is_a_function_of_the_seed():
+    labels = labels_of([40, 40])
+    splits = [stratified_split(labels, 20, seed)[1].tolist() for seed in (1, 1, 2, 3)]
+    assert splits[0] == splits[1]
+    assert len({tuple(split) for split in splits}) == 3
+
+
+def test_every_image_of_a_class_is_as_likely_to_be_chosen():
+    labels = labels_of([12, 8])
+    chosen = torch.zeros(20)
+    for seed in range(400):
+        chosen[stratified_split(labels, 5, seed)[1]] += 1
+    # 3 of 12 and 2 of 8 each time: Binomial(400, 1/4), with a standard deviation of 8.7
+    assert chosen.min() > 100 - 5 * 8.7
+    assert chosen.max() < 100 + 5 * 8.7
+
+
+@pytest.mark.parametrize("size", [0, 10, 11, -1, 0.0, 1.0, 0.01, -0.5])
+def test_split_that_leaves_a_part_empty_is_refused(size):
+    with pytest.raises(UserError, match=rf"--data\.val_split={size}: .*below 10, or a fraction such as 0\.1"):
+        stratified_split(labels_of([5, 5]), size, seed=0)
+
+
+# crop and flip
+
+IMAGES = torch.randint(1, 256, (6, 3, 5, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+INDEX = torch.tensor([3, 0, 12, 7, 49_999, 8])
+
+
+def windows(image, padding):
+    """Every legal result for an image, by (down, right, mirrored)."""
+    height, width = image.shape[1:]
+    padded = np.pad(image.numpy(), ((0, 0), (padding, padding), (padding, padding)))
+    return {
+        (down, right, mirrored): window[:, :, ::-1] if mirrored else window
+        for down in range(2 * padding + 1)
+        for right in range(2 * padding + 1)
+        for window in [padded[:, down : down + height, right : right + width]]
+        for mirrored in (False, True)
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("padding", [0, 1, 4])
+@pytest.mark.parametrize("flip", [False, True])
+def test_crop_and_flip_equals_a_loop_over_the_images(padding, flip, dtype):
+    images = IMAGES.to(dtype)
+    result = crop_and_flip(images, INDEX, padding, flip, seed=5, epoch=2)
+    assert result.dtype == dtype
+    for image, index, one in zip(images, INDEX, result, strict=True):
+        down, right, mirror, _ = (int(word) for word in words(5, AUGMENT, 2, index))
+        shift = (down % (2 * padding + 1), right % (2 * padding + 1), flip and mirror % 2 == 1)
+        np.testing.assert_array_equal(one.numpy(), windows(image, padding)[shift])
+
+
+def test_without_padding_and_flip_images_stay():
+    assert torch.equal(crop_and_flip(IMAGES, INDEX, 0, False, seed=5, epoch=2), IMAGES)
+
+
+@pytest.mark.parametrize("order", [[5, 4, 3, 2, 1, 0], [2], [1, 1, 4]], ids=["reversed", "alone", "repeated"])
+def test_draw_does_not_depend_on_the_rest_of_the_batch(order):
+    whole = crop_and_flip(IMAGES, INDEX, 2, True, seed=1, epoch=0)
+    assert torch.equal(crop_and_flip(IMAGES[order], INDEX[order], 2, True, seed=1, epoch=0), whole[order])
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"epoch": 1}, {"index": INDEX + 1}], ids=["seed", "epoch", "index"])
+def test_draw_depends_on_seed_epoch_and_index(other):
+    key = {"index": INDEX, "seed": 1, "epoch": 0}
+    results = [crop_and_flip(IMAGES, padding=4, flip=True, **k) for k in (key, key | other)]
+    assert not torch.equal(*results)
+
+
+def test_every_shift_and_mirror_is_as_frequent():
+    image = torch.arange(1, 10, dtype=torch.uint8).view(1, 3, 3)
+    samples = 3600
+    results = crop_and_flip(image.expand(samples, -1, -1, -1), torch.arange(samples), 1, True, seed=0, epoch=0)
+    legal = {window.tobytes(): key for key, window in windows(image, 1).items()}
+    assert len(legal) == 18
+    counts = dict.fromkeys(legal.values(), 0)
+    for one in results.numpy():
+        counts[legal[one.tobytes()]] += 1  # a KeyError is an illegal window
+    # chi-square with 17 degrees of freedom: above 40.8 once in a thousand
+    assert sum((n - samples / 18) ** 2 / (samples / 18) for n in counts.values()) < 40.8
