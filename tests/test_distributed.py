@@ -84,7 +84,7 @@ def test_ddp_trains_tests_and_predicts_every_image_once(tiny_args):
     run("spikesparse", "predict", f"--ckpt_path={checkpoint}", "--data.predict_on=test", "--predictions.path=one.csv")
     distributed = ["predict", f"--ckpt_path={checkpoint}", "--data.predict_on=test", "--predictions.path=two.csv"]
     run("spikesparse", *two_processes(distributed))
-    one, two = (list(csv.DictReader(Path(name).open())) for name in ("one.csv", "two.csv"))
+    one, two = (list(csv.DictReader(Path(name).read_text().splitlines())) for name in ("one.csv", "two.csv"))
     assert [row["index"] for row in two] == [str(i) for i in range(12)]
     exact = ("index", "label", "predicted", "spikes")
     assert [[row[c] for c in exact] for row in one] == [[row[c] for c in exact] for row in two]

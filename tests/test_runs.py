@@ -159,6 +159,31 @@ def test_load_run_gives_back_the_module_and_its_data(tiny_args):
     assert sum(float(o.tally.spikes.sum()) for o in outputs) / 12 == pytest.approx(result["spikes"], rel=1e-12)
 
 
+@pytest.mark.parametrize("validated", ["validate", "test"])
+def test_checkpoint_is_measured_again_with_the_same_result(tiny_args, validated, capsys):
+    main(["train", *tiny_args])
+    folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
+    first = json.loads((folder / "result.json").read_text())
+    capsys.readouterr()
+    assert main([validated, f"--ckpt_path={folder}/checkpoints/best.ckpt", "--trainer.accelerator=cpu"]) == 0
+    if validated == "test":
+        assert "SynOps/image" in capsys.readouterr().out
+        assert json.loads((folder / "result.json").read_text()) == first
+
+
+def test_mixed_precision_clipping_and_accumulation_train(tiny_args):
+    cli = fit(
+        [
+            *tiny_args,
+            *("--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=0.5"),
+            *("--trainer.accumulate_grad_batches=2", "--trainer.limit_train_batches=4"),
+        ]
+    )
+    assert cli.trainer.global_step == 4 * 2
+    counted = cli.model.measured["efficiency/spikes_per_image/val"] * 4  # four validation images
+    assert counted == pytest.approx(round(counted), abs=1e-9)
+
+
 # Settings: defaults < base.yaml < checkpoint < --config < flags
 
 

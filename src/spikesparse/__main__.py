@@ -12,19 +12,17 @@ import argparse
 import sys
 from collections.abc import Callable
 
-LIGHTNING = ("fit", "validate", "test", "predict")
-
 
 def _command(name: str) -> Callable[[list[str]], object] | None:
     """The function behind a subcommand; imported only now, since torch takes seconds."""
-    if name in LIGHTNING:
+    if name in ("fit", "validate", "predict"):
         from spikesparse.cli import SpikeCLI
 
         return lambda args: SpikeCLI([name, *args])
-    if name in ("train", "compare"):
+    if name in ("train", "compare", "test"):
         from spikesparse import train
 
-        return {"train": train.train, "compare": train.compare}[name]
+        return {"train": train.train, "compare": train.compare, "test": train.test}[name]
     if name == "convert":
         from spikesparse.data.convert import main as convert
 
@@ -50,7 +48,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         command = _command(args[0])
         if command is None:
-            known = ", ".join(("train", "compare", *LIGHTNING, "convert"))
+            known = "train, compare, fit, validate, test, predict, convert"
             raise UserError(f"{args[0]!r} is no subcommand. There are: {known}.")
         quiet()
         command(args[1:])

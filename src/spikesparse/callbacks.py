@@ -49,10 +49,11 @@ class NonFiniteGuard(Callback):
         if step < 0:
             return
         rate = trainer.optimizers[0].param_groups[0]["lr"]
+        weight = getattr(pl_module, "sparsity_weight", 0.0)
         raise UserError(
             f"the loss, its gradient or a weight is not finite (NaN or infinity) at step {step}, epoch "
-            f"{trainer.current_epoch}: learning rate {rate:.3g}, lambda {getattr(pl_module, 'sparsity_weight', 0.0):.3g}. Training stopped; "
-            "checkpoints of earlier epochs are kept. Lower --model.optimizer.lr, or set --trainer.gradient_clip_val=1."
+            f"{trainer.current_epoch}: learning rate {rate:.3g}, lambda {weight:.3g}. Training stopped; checkpoints of "
+            "earlier epochs are kept. Lower --model.optimizer.lr, or set --trainer.gradient_clip_val=1."
         )
 
 

@@ -41,6 +41,7 @@ def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassi
     parser.add_class_arguments(SpikingClassifier, "model")
     parser.add_class_arguments(CIFAR10DataModule, "data")
     link_data_to_network(parser)
+    settings["data"]["draw_seed"] = settings["seed_everything"]
     ready = parser.instantiate_classes(parser.parse_object({key: settings[key] for key in ("model", "data")}))
     module, data = ready.model, ready.data
     check_state_dict(checkpoint["state_dict"], module.state_dict(), f"load_run={path}")

@@ -83,7 +83,7 @@ def place_run(config: Any, subcommand: str, args: list[str]) -> Path | None:
     if folder is None:
         folder = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"
         first_process = all(os.environ.get(v, "0") == "0" for v in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-        if subcommand == "fit" and first_process and "LOCAL_RANK" not in os.environ and folder.exists():
+        if subcommand == "fit" and first_process and folder.exists():
             set_aside(folder)
     init.save_dir, init.name, init.version = str(folder.parent.parent), folder.parent.name, folder.name
     return folder

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -56,6 +59,21 @@ def run_result(measured: dict[str, float], split: str, sizes: LayerSizes, timest
         measured[f"efficiency/energy_uj_per_image/{split}"],
         layers,
     )
+
+
+def machine() -> dict[str, Any]:
+    """What a result was measured on: processor or GPU, threads, versions."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    versions = {name: metadata.version(name) for name in ("spikesparse", "torch", "pytorch-lightning")}
+    return {"hardware": device, "threads": torch.get_num_threads(), "python": platform.python_version(), **versions}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def save_result(result: RunResult, path: Path, about: dict[str, Any]) -> None:

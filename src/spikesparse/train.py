@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from spikesparse.summary import (
     console,
     headline,
     load_result,
+    machine,
     result_table,
     run_result,
     save_result,
@@ -35,23 +37,52 @@ def train(args: list[str]) -> RunResult | None:
     """
     if not _asks_for_text(args):
         _say_what_is_trained(args)
+    started = time.monotonic()
     cli = SpikeCLI(["fit", *args])
     trainer: Any = cli.trainer  # its properties are not all typed
     if trainer.fast_dev_run or not trainer.state.finished:
         return None
+    seconds = time.monotonic() - started
     best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
     last = cli.run_folder / "checkpoints" / "last.ckpt" if cli.run_folder else None
     if not best and last is not None and last.is_file():
         best = str(last)
         print("no epoch had lambda at its end value: the last epoch is tested, not the best")
     trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
-    if not trainer.is_global_zero:
+    about = {"command": ["train", *args], "epochs": trainer.max_epochs, "fit_seconds": round(seconds, 1)}
+    result = _report(cli, run_name(["fit", *args]), best, about)
+    if result is not None:
+        _say_what_is_next(args, cli)
+    return result
+
+
+def test(args: list[str]) -> None:
+    """Test a checkpoint, and print its table.
+
+    Args:
+        args: command line of Lightning's ``test``.
+    """
+    cli = SpikeCLI(["test", *args])
+    checkpoint = flag_value(args, "--ckpt_path") or ""
+    if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        _report(cli, checkpoint or "untrained", checkpoint, {"command": ["test", *args]})
+
+
+def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -> RunResult | None:
+    """Print the test's table and keep it as result.json in the run folder, on the first process."""
+    sizes = getattr(cli.model.net, "sizes", None)
+    if not cli.trainer.is_global_zero or sizes is None:
         return None
-    result = run_result(cli.model.measured, "test", cli.model.net.sizes, cli.datamodule.timesteps)
+    result = run_result(cli.model.measured, "test", sizes, cli.datamodule.timesteps)
+    _print(result, title)
     if cli.run_folder is not None:
-        save_result(result, cli.run_folder / RESULT, {"command": ["train", *args], "checkpoint": best})
-    _print(result, f"{run_name(['fit', *args])}, seed {cli.config.fit.seed_everything}")
-    _say_what_is_next(args, cli)
+        path = cli.run_folder / RESULT
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        if before.get("checkpoint") == checkpoint:  # a later test of the same weights keeps what training said
+            about = {**about, **{key: before[key] for key in before if key in ("command", "epochs", "fit_seconds")}}
+        save_result(
+            result, path, {**about, "checkpoint": checkpoint, "timesteps": cli.datamodule.timesteps, **machine()}
+        )
     return result
 
 
