@@ -10,6 +10,8 @@ from spikesparse.bolts import load_bolts
 from spikesparse.cli import SpikeCLI
 from spikesparse.runs import CONFIGS
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
+
 FILES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml"))
 CUT = [
     "--trainer.accelerator=cpu",
@@ -43,7 +45,6 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 def test_config_trains_two_steps_and_validates(file, cifar_like_npz):
     text = (CONFIGS / file).read_text()
     if "pl_bolts" in text and load_bolts("pl_bolts.optimizers.lr_scheduler") is None:

@@ -68,6 +68,7 @@ class SpikingClassifier(LightningModule):
         self.label_smoothing = label_smoothing
         self.penalty = penalty or SpikePenalty()
         self.sparsity_weight = 0.0
+        self.measured: dict[str, float] = {}  # the newest logged values in full precision, for the tables
         self.split_metrics = nn.ModuleDict({split: SplitMetrics() for split in ("train_", "val_", "test_")})
         if init_from:
             weights = read_checkpoint(init_from, "--model.init_from")["state_dict"]
@@ -184,4 +185,4 @@ class SpikingClassifier(LightningModule):
         # the processes already, so no sync_dist.
         values = self._metrics(split).compute(split)
         self.log_dict({tag: value.float() for tag, value in values.items()}, prog_bar=False)
-        self.measured = {tag: float(value) for tag, value in values.items()}  # in full precision, for the tables
+        self.measured |= {tag: float(value) for tag, value in values.items()}
