@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,7 +32,6 @@ def row(folder: Path) -> dict[str, object]:
     validation = events.Scalars("accuracy/val")
     start = min(e.wall_time for e in events.Scalars("schedule/global_batch_size"))
     window = config["sparsity"]["end_epoch"] or config["trainer"]["max_epochs"] // 2
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     return {
         "run": folder.parent.name,
         "seed": config["seed_everything"],
@@ -53,7 +51,7 @@ def row(folder: Path) -> dict[str, object]:
         "threads": result["threads"],
         "torch": result["torch"],
         "lightning": result["pytorch-lightning"],
-        "commit": commit.stdout.strip(),
+        "commit": result["commit"],
         "command": "spikesparse " + " ".join(result["command"]),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -62,10 +63,25 @@ def run_result(measured: dict[str, float], split: str, sizes: LayerSizes, timest
 
 
 def machine() -> dict[str, Any]:
-    """What a result was measured on: processor or GPU, threads, versions."""
+    """What a result was measured on: processor or GPU, threads, versions, and in a checkout the commit."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     versions = {name: metadata.version(name) for name in ("spikesparse", "torch", "pytorch-lightning")}
-    return {"hardware": device, "threads": torch.get_num_threads(), "python": platform.python_version(), **versions}
+    return {
+        "hardware": device,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **versions,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the checkout that the code runs from, "-dirty" if it was changed since; "" elsewhere."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _processor() -> str:
