@@ -145,6 +145,15 @@ def test_compare_prints_both_and_the_change(tiny_args, capsys):
     assert capsys.readouterr().out.count("not trained again") == 2
 
 
+def test_compare_trains_again_after_a_config_file_was_edited(tiny_args, tmp_path, capsys):
+    mine = tmp_path / "mine.yaml"
+    args = ["compare", "--config", str(mine), *tiny_args, "--trainer.limit_train_batches=1"]
+    for smoothing, reused in ((0.0, 0), (0.0, 2), (0.1, 0)):
+        mine.write_text(yaml.safe_dump({"model": {"label_smoothing": smoothing}}))
+        assert main(args) == 0
+        assert capsys.readouterr().out.count("not trained again") == reused
+
+
 def test_load_run_gives_back_the_module_and_its_data(tiny_args):
     main(["train", *tiny_args])
     folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"

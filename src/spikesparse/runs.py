@@ -52,6 +52,12 @@ def experiments(args: list[str]) -> list[str]:
     return [Path(value).stem for flag, value in _settings(args) if flag == "--config"]
 
 
+def config_digest(args: list[str]) -> str:
+    """SHA-256 of base.yaml and the config files on a command line: the same flags over an edited file differ."""
+    files = [CONFIGS / "base.yaml", *(Path(value) for flag, value in _settings(args) if flag == "--config")]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+
+
 def run_name(args: list[str]) -> str:
     """<experiment>, after its config files, and a hash of the flags that make another experiment of it."""
     settings = _settings(args)

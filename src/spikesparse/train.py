@@ -9,7 +9,7 @@ from typing import Any
 
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
-from spikesparse.runs import experiments, flag_value, run_name
+from spikesparse.runs import config_digest, experiments, flag_value, run_name
 from spikesparse.summary import (
     RunResult,
     comparison_table,
@@ -24,6 +24,7 @@ from spikesparse.summary import (
 
 CIFAR_HINT = "make train EXPERIMENT=cifar10_vgg7_cpu"
 RESULT = "result.json"
+TRAINING = ("command", "configs", "epochs", "fit_seconds", "commit")  # what result.json says of the training
 
 
 def train(args: list[str]) -> RunResult | None:
@@ -49,7 +50,10 @@ def train(args: list[str]) -> RunResult | None:
         best = str(last)
         print("no epoch had lambda at its end value: the last epoch is tested, not the best")
     trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
-    about = {"command": ["train", *args], "epochs": trainer.max_epochs, "fit_seconds": round(seconds, 1)}
+    about = {
+        **{"command": ["train", *args], "configs": config_digest(args)},
+        **{"epochs": trainer.max_epochs, "fit_seconds": round(seconds, 1)},
+    }
     result = _report(cli, run_name(["fit", *args]), best, about)
     if result is not None:
         _say_what_is_next(args, cli)
@@ -79,9 +83,9 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -
         path = cli.run_folder / RESULT
         before = json.loads(path.read_text()) if path.is_file() else {}
         if before.get("checkpoint") == checkpoint:  # a later test of the same weights keeps what training said
-            about = {**about, **{key: before[key] for key in before if key in ("command", "epochs", "fit_seconds")}}
+            about = {**about, **{key: before[key] for key in TRAINING if key in before}}
         save_result(
-            result, path, {**about, "checkpoint": checkpoint, "timesteps": cli.datamodule.timesteps, **machine()}
+            result, path, {**machine(), **about, "checkpoint": checkpoint, "timesteps": cli.datamodule.timesteps}
         )
     return result
 
@@ -113,7 +117,8 @@ def _finished(args: list[str], fresh: bool) -> RunResult | None:
     """The result of an earlier run of this command line, if it is there."""
     seed = flag_value(args, "--seed_everything") or "0"
     path = Path("runs") / run_name(["fit", *args]) / f"seed{seed}" / RESULT
-    if fresh or not path.is_file() or json.loads(path.read_text()).get("command") != ["train", *args]:
+    kept = json.loads(path.read_text()) if path.is_file() and not fresh else {}
+    if (kept.get("command"), kept.get("configs")) != (["train", *args], config_digest(args)):
         return None
     print(f"{path.parent} is this very run, finished: not trained again (--fresh trains it anew)")
     result = load_result(path)
