@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spikesparse.nn.fanout import conv_fanout, reach, through_average_pool
+from spikesparse.nn.fanout import conv_fanout, taps, through_average_pool
 
 thorough = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -31,13 +31,12 @@ def starts(size, kernel, stride, padding, dilation):
 
 @thorough
 @given(windows())
-def test_reach_lists_what_each_window_reads(window):
+def test_taps_list_what_each_window_reads(window):
     size, kernel, _, _, dilation = window
-    expected = []
-    for start in starts(*window):
-        read = [start + k * dilation for k in range(kernel)]
-        expected.append([int(i in read) for i in range(size)])
-    table = reach(*window)
+    expected = [
+        [[int(start + k * dilation == i) for i in range(size)] for start in starts(*window)] for k in range(kernel)
+    ]
+    table = taps(*window)
     assert table.dtype == torch.int64
     assert table.tolist() == expected
 

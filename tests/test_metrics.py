@@ -180,16 +180,6 @@ def test_calling_a_metric_gives_the_batch_value_and_adds_it_up(cls, expected):
     assert metric.compute().item() == pytest.approx(expected(batches), rel=1e-12)
 
 
-@pytest.mark.parametrize("cls", [cls for cls, _ in SCALARS])
-def test_states_add_up_over_processes(cls):
-    """What the sum over processes is made of: every state is int64 and reduced by summing."""
-    metric = updated(cls(), random_batches())
-    states = {name: getattr(metric, name) for name in metric._defaults}
-    assert states
-    assert all(state.dtype == torch.int64 for state in states.values())
-    assert all(metric._reductions[name](torch.tensor([3, 4])) == 7 for name in states)
-
-
 def test_counts_keep_no_graph():
     tally = make_tally([[1.0], [2.0]], [[1], [2], [3]], [4])
     tally.spikes.requires_grad_()

@@ -106,16 +106,30 @@ def test_twin_and_sparse_network_start_from_the_same_weights_and_see_the_same_ba
 def test_train_writes_table_result_and_next_commands(tiny_args, capsys):
     assert main(["train", *tiny_args]) == 0
     printed = capsys.readouterr().out
-    for word in ("spikes/image", "spike rate", "SynOps/image", "conv1", "fc1", "classifier", "uJ/image", "accuracy"):
+    for word in (
+        "per image",
+        "spikes",
+        "rate",
+        "SynOps",
+        "conv1",
+        "fc1",
+        "classifier",
+        "total",
+        "uJ/image",
+        "accuracy",
+    ):
         assert word in printed
-    for word in ("make tensorboard", "make compare", "result.json"):
+    for word in ("make tensorboard", "make compare", "result.json", "bill.csv"):
         assert word in printed
     folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
     result = json.loads((folder / "result.json").read_text())
     assert result["split"] == "test"
-    assert result["spikes"] == pytest.approx(sum(layer.get("spikes", 0) for layer in result["layers"].values()))
-    assert result["synops"] == pytest.approx(sum(layer["synops"] for layer in result["layers"].values()))
-    assert {"config.yaml", "checkpoints", "result.json"} <= {p.name for p in folder.iterdir()}
+    bill = json.loads((folder / "bill.json").read_text())
+    layers = [row for name, row in bill["rows"].items() if name in ("conv1", "fc1", "classifier")]
+    assert bill["images"] == 12
+    assert result["spikes"] * 12 == pytest.approx(sum(row.get("spikes", 0) for row in layers), rel=1e-12)
+    assert result["synops"] * 12 == pytest.approx(sum(row["synops"] for row in layers), rel=1e-12)
+    assert {"config.yaml", "checkpoints", "result.json", "bill.csv"} <= {p.name for p in folder.iterdir()}
     assert list(folder.glob("events.*"))
 
 
@@ -176,7 +190,9 @@ def test_checkpoint_is_measured_again_with_the_same_result(tiny_args, validated,
     capsys.readouterr()
     assert main([validated, f"--ckpt_path={folder}/checkpoints/best.ckpt", "--trainer.accelerator=cpu"]) == 0
     if validated == "test":
-        assert "SynOps/image" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "SynOps" in printed
+        assert "Test metric" not in printed  # Lightning's table of the same
         assert json.loads((folder / "result.json").read_text()) == first
 
 

@@ -331,15 +331,21 @@ def random_spikes(*shape):
     return (torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.5).double().requires_grad_()
 
 
-@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("unit", [1.0, 1.25, None])
 @pytest.mark.parametrize("shape", [(3, 2, 4), (3, 2, 4, 5, 6)])
-def test_gradient_of_a_count_is_one(shape, binary):
+def test_gradient_of_a_count(shape, unit):
+    """One for every place where a spike could be, whatever a spike's value; without a promise, that of |x|."""
     x = random_spikes(*shape)
-    events = count_events(x, binary)
-    assert torch.equal(events.detach(), x.detach().sum((0, 2)))
+    if unit is None:
+        x = (x.detach() - random_spikes(*shape).detach().roll(1)).requires_grad_()  # of either sign
+        assert x.min() == -1
+    values = x if unit is None else x * unit
+    events = count_events(values, unit)
+    assert torch.equal(events.detach(), x.detach().abs().sum((0, 2)))
     cost = torch.rand(events.shape).double()
     (events * cost).sum().backward()
-    assert torch.equal(x.grad, cost[None, :, None].expand(shape))
+    sign = x.detach().sign() if unit is None else torch.ones_like(x)
+    torch.testing.assert_close(x.grad, cost[None, :, None] * sign, rtol=1e-14, atol=0)
 
 
 def counted_chain(pool, x):
@@ -347,10 +353,10 @@ def counted_chain(pool, x):
     fanouts = torch.arange(7, 23).view(4, 4), torch.arange(9, 13).view(2, 2)
     counter = SpikeCounter(random_input_like(x), LayerSizes({"a": 48}, {"a": 1, "b": 1, "c": 1}), len(x))
     counter.weights(torch.ones(4, 4, dtype=torch.int64))
-    counter.neurons(x)
+    counter.neurons(x, 1.0)
     counter.weights(fanouts[0])
     pooled = pool(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-    counter.changed(pooled)
+    counter.changed(pooled, 1.0)
     counter.weights(fanouts[1])
     return counter.tally(), pooled, fanouts
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from spikesparse.nn import IF as IF
     from spikesparse.nn import LIF as LIF
     from spikesparse.nn import SpikeTally as SpikeTally
+    from spikesparse.nn import SpikingLayer as SpikingLayer
     from spikesparse.nn import SpikingNetwork as SpikingNetwork
     from spikesparse.nn import SpikingOutput as SpikingOutput
+    from spikesparse.nn import SpikingStack as SpikingStack
     from spikesparse.nn import SpikingVGG as SpikingVGG
     from spikesparse.sparsity import SparsityAnnealing as SparsityAnnealing
     from spikesparse.sparsity import SpikePenalty as SpikePenalty
@@ -40,8 +42,10 @@ _PUBLIC = {
     "SpikeRate": "metrics",
     "SpikeTally": "nn",
     "SpikingClassifier": "module",
+    "SpikingLayer": "nn",
     "SpikingNetwork": "nn",
     "SpikingOutput": "nn",
+    "SpikingStack": "nn",
     "SpikingVGG": "nn",
     "SynapticOperations": "metrics",
     "load_run": "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -16,6 +17,7 @@ from spikesparse.callbacks import NonFiniteGuard, RandomState, SilentLayers
 from spikesparse.checkpoints import check_state_dict, read_checkpoint
 from spikesparse.data.loading import Batch
 from spikesparse.errors import UserError, choose
+from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import SpikingNetwork, SpikingOutput
 from spikesparse.sparsity import SpikePenalty
@@ -41,6 +43,7 @@ class SpikingClassifier(LightningModule):
             it over the batch as well; here it is the mean, so that the learning rate does not hang on the batch).
         label_smoothing: of the cross-entropy.
         penalty: what a spike costs; None is :class:`spikesparse.SpikePenalty` by spikes.
+        energy: what an accumulate and a multiply-accumulate cost, for the energy that is reported.
         init_from: a checkpoint whose weights to start from; nothing else of it is used.
 
     Raises:
@@ -57,6 +60,7 @@ class SpikingClassifier(LightningModule):
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
         penalty: SpikePenalty | None = None,
+        energy: EnergyConstants = EnergyConstants(),  # noqa: B008 (frozen)
         init_from: str | None = None,
     ) -> None:
         super().__init__()
@@ -68,16 +72,22 @@ class SpikingClassifier(LightningModule):
         self.label_smoothing = label_smoothing
         self.penalty = penalty or SpikePenalty()
         self.sparsity_weight = 0.0
+        self.energy = energy
         self.measured: dict[str, float] = {}  # the newest logged values in full precision, for the tables
-        self.split_metrics = nn.ModuleDict({split: SplitMetrics() for split in ("train_", "val_", "test_")})
+        self.bills: dict[str, SpikeBill] = {}  # the newest of each split
+        self.split_metrics = nn.ModuleDict({f"{split}_": SplitMetrics(energy) for split in ("train", "val", "test")})
+        self._records = "record" in inspect.signature(net.forward).parameters
         if init_from:
             weights = read_checkpoint(init_from, "--model.init_from")["state_dict"]
             check_state_dict(weights, self.state_dict(), f"--model.init_from={init_from}")
             self.load_state_dict(weights)
 
-    def forward(self, x: Tensor) -> SpikingOutput:
-        """Input (T, B, C, H, W), or a constant current (B, C, H, W) -> logits and spike tally."""
-        output: SpikingOutput = self.net(x)
+    def forward(self, x: Tensor, record: str | None = None) -> SpikingOutput:
+        """Input (T, B, C, H, W), or a constant current (B, C, H, W) -> logits and spike tally.
+
+        ``record`` as in :class:`spikesparse.SpikingNetwork`; a network whose forward does not have it keeps none.
+        """
+        output: SpikingOutput = self.net(x, record=record) if self._records else self.net(x)
         return output
 
     def setup(self, stage: str) -> None:
@@ -165,7 +175,7 @@ class SpikingClassifier(LightningModule):
         check_state_dict(checkpoint["state_dict"], self.state_dict(), f"--ckpt_path={self.trainer.ckpt_path}")
 
     def _losses(self, batch: Batch, split: str) -> tuple[SpikingOutput, Tensor, Tensor]:
-        output = self(batch.images)
+        output = self(batch.images, record=None if split == "train" else "neurons")
         if self.loss == "cross_entropy":
             task = F.cross_entropy(output.logits, batch.labels, label_smoothing=self.label_smoothing)
         else:
@@ -183,6 +193,6 @@ class SpikingClassifier(LightningModule):
     def _log(self, split: str) -> None:
         # Values, not Metric objects: a per-layer metric is a dict, which Lightning cannot take. They are summed over
         # the processes already, so no sync_dist.
-        values = self._metrics(split).compute(split)
-        self.log_dict({tag: value.float() for tag, value in values.items()}, prog_bar=False)
-        self.measured |= {tag: float(value) for tag, value in values.items()}
+        values, self.bills[split] = self._metrics(split).compute(split)
+        self.log_dict(values, prog_bar=False)
+        self.measured |= values

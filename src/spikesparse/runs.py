@@ -22,7 +22,7 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.par
 # Settings that change where and how a run is computed, not what it is: they do not make another experiment.
 _NOT_AN_OVERRIDE = re.compile(
     r"--(seed_everything|ckpt_path|weights_only|data\.data_dir|data\.predict_on|trainer\.enable_|trainer\.logger|"
-    r"print_config)"
+    r"print_config|verbose)"
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from spikesparse.nn import LayerSizes
+from spikesparse.bill_files import replace_file
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class RunResult:
         rate: spikes per hidden neuron and step.
         synops: synaptic operations.
         energy_uj: arithmetic energy in microjoules.
-        layers: per layer: neurons, spikes, rate, synops.
+        ann_energy_uj: that of the same network without spikes.
     """
 
     split: str
@@ -38,28 +37,13 @@ class RunResult:
     rate: float
     synops: float
     energy_uj: float
-    layers: dict[str, dict[str, float]]
+    ann_energy_uj: float
 
 
-def run_result(measured: dict[str, float], split: str, sizes: LayerSizes, timesteps: int) -> RunResult:
-    """Arrange the values that a SpikingClassifier logged for a split."""
-    layers: dict[str, dict[str, float]] = {}
-    for name in sizes.synapses:
-        layer = {"synops": measured[f"synops/{name}/{split}"]}
-        if name in sizes.neurons:
-            neurons, rate = sizes.neurons[name], measured[f"spikes/rate/{name}/{split}"]
-            layer |= {"neurons": neurons, "rate": rate, "spikes": rate * neurons * timesteps}
-        layers[name] = layer
-    spikes = measured[f"efficiency/spikes_per_image/{split}"]
-    return RunResult(
-        split,
-        measured[f"accuracy/{split}"],
-        spikes,
-        spikes / (sum(sizes.neurons.values()) * timesteps),
-        measured[f"efficiency/synops_per_image/{split}"],
-        measured[f"efficiency/energy_uj_per_image/{split}"],
-        layers,
-    )
+def run_result(split: str, accuracy: float, rows: dict[str, dict[str, Any]]) -> RunResult:
+    """From the rows of a :class:`spikesparse.metrics.SpikeBill`."""
+    columns = ("spikes_per_image", "spike_rate", "synops_per_image", "energy_uj_per_image", "ann_energy_uj_per_image")
+    return RunResult(split, accuracy, *(rows["total"][column] for column in columns))
 
 
 def machine() -> dict[str, Any]:
@@ -93,10 +77,8 @@ def _processor() -> str:
 
 
 def save_result(result: RunResult, path: Path, about: dict[str, Any]) -> None:
-    """Write the result as JSON, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({**about, **asdict(result)}, indent=2) + "\n")
-    os.replace(partial, path)
+    """Write the result as JSON."""
+    replace_file(path, json.dumps({**about, **asdict(result)}, indent=2) + "\n")
 
 
 def load_result(path: Path) -> RunResult:
@@ -105,31 +87,12 @@ def load_result(path: Path) -> RunResult:
     return RunResult(**{field: values[field] for field in RunResult.__dataclass_fields__})
 
 
-def result_table(result: RunResult, title: str) -> Table:
-    """Accuracy and the spike bill, per layer and in all."""
-    table = Table(title=title, title_justify="left")
-    for column in ("layer", "neurons", "spikes/image", "spike rate", "SynOps/image"):
-        table.add_column(column, justify="left" if column == "layer" else "right")
-    for name, layer in result.layers.items():
-        fires = "neurons" in layer
-        table.add_row(
-            name,
-            f"{layer['neurons']:,.0f}" if fires else "",
-            f"{layer['spikes']:,.1f}" if fires else "",
-            f"{layer['rate']:.4f}" if fires else "",
-            f"{layer['synops']:,.0f}",
-        )
-    table.add_section()
-    neurons = sum(layer.get("neurons", 0) for layer in result.layers.values())
-    table.add_row("all", f"{neurons:,.0f}", f"{result.spikes:,.1f}", f"{result.rate:.4f}", f"{result.synops:,.0f}")
-    return table
-
-
 def headline(result: RunResult) -> str:
     """Accuracy and energy in a line."""
+    share = result.energy_uj / result.ann_energy_uj
     return (
-        f"{result.split} accuracy {result.accuracy:.2%}   energy {result.energy_uj:.3g} uJ/image (0.9 pJ per SynOp, "
-        "4.6 pJ per MAC of an analog first layer)"
+        f"{result.split} accuracy {result.accuracy:.2%}   energy {result.energy_uj:.3g} uJ/image, {share:.1%} of the "
+        f"{result.ann_energy_uj:.3g} uJ that the same network without spikes spends"
     )
 
 

@@ -7,6 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from spikesparse.bill_files import CSV as BILL_CSV
+from spikesparse.bill_files import JSON as BILL_JSON
+from spikesparse.bill_files import bill_table, read_rows, write_bill
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.runs import config_digest, experiments, flag_value, run_name
@@ -17,7 +20,6 @@ from spikesparse.summary import (
     headline,
     load_result,
     machine,
-    result_table,
     run_result,
     save_result,
 )
@@ -66,27 +68,30 @@ def test(args: list[str]) -> None:
     Args:
         args: command line of Lightning's ``test``.
     """
-    cli = SpikeCLI(["test", *args])
+    cli = SpikeCLI(["test", "--verbose=false", *args])  # the bill says it in place of Lightning's own table
     checkpoint = flag_value(args, "--ckpt_path") or ""
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
         _report(cli, checkpoint or "untrained", checkpoint, {"command": ["test", *args]})
 
 
 def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -> RunResult | None:
-    """Print the test's table and keep it as result.json in the run folder, on the first process."""
-    sizes = getattr(cli.model.net, "sizes", None)
-    if not cli.trainer.is_global_zero or sizes is None:
+    """Print the bill, and keep it and result.json in the run folder, on the first process."""
+    if not cli.trainer.is_global_zero:
         return None
-    result = run_result(cli.model.measured, "test", sizes, cli.datamodule.timesteps)
-    _print(result, title)
+    bill, energy = cli.model.bills["test"], cli.model.energy
+    result = run_result("test", cli.model.measured["accuracy/test"], bill.rows(energy))
+    _print(result, bill.rows(energy), title)
     if cli.run_folder is not None:
         path = cli.run_folder / RESULT
         before = json.loads(path.read_text()) if path.is_file() else {}
+        tested = {"command": about["command"], "checkpoint": checkpoint, "split": "test", **machine()}
         if before.get("checkpoint") == checkpoint:  # a later test of the same weights keeps what training said
             about = {**about, **{key: before[key] for key in TRAINING if key in before}}
         save_result(
             result, path, {**machine(), **about, "checkpoint": checkpoint, "timesteps": cli.datamodule.timesteps}
         )
+        write_bill(cli.run_folder, bill, energy, {**tested, "accuracy": result.accuracy})
+        print(f"bill          {cli.run_folder}/{BILL_CSV} and {BILL_JSON}: every count, per layer, with definitions")
     return result
 
 
@@ -120,14 +125,16 @@ def _finished(args: list[str], fresh: bool) -> RunResult | None:
     kept = json.loads(path.read_text()) if path.is_file() and not fresh else {}
     if (kept.get("command"), kept.get("configs")) != (["train", *args], config_digest(args)):
         return None
+    if not (path.parent / BILL_JSON).is_file():
+        return None
     print(f"{path.parent} is this very run, finished: not trained again (--fresh trains it anew)")
     result = load_result(path)
-    _print(result, path.parent.parent.name)
+    _print(result, read_rows(path.parent), path.parent.parent.name)
     return result
 
 
-def _print(result: RunResult, title: str) -> None:
-    console().print(result_table(result, title))
+def _print(result: RunResult, rows: dict[str, dict[str, Any]], title: str) -> None:
+    console().print(bill_table(rows, title))
     print(headline(result), flush=True)
 
 

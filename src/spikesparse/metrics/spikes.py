@@ -1,14 +1,11 @@
-"""Spike metrics."""
+"""Spikes, and the neurons that spend them."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from spikesparse.metrics.counts import CountRatio
-from spikesparse.nn.tally import SpikeTally
+from spikesparse.metrics.counts import SpikeCounts
 
 
-class SpikeRate(CountRatio):
+class SpikeRate(SpikeCounts):
     """Spikes per hidden neuron and time step, in [0, 1]: of all hidden neurons, or ``per_layer``.
 
     Example:
@@ -20,19 +17,40 @@ class SpikeRate(CountRatio):
         True
     """
 
+    column = "spike_rate"
     plot_upper_bound = 1.0
 
-    def update(self, tally: SpikeTally) -> None:
-        """Add a batch's spikes."""
-        self._add(tally.spikes, {name: n * tally.timesteps for name, n in tally.layers.neurons.items()})
 
-    def _all_places(self) -> Tensor:
-        return self.places.sum()
-
-
-class SpikesPerImage(CountRatio):
+class SpikesPerImage(SpikeCounts):
     """Spikes of the hidden neurons per image, over all time steps: of all layers together, or ``per_layer``."""
 
-    def update(self, tally: SpikeTally) -> None:
-        """Add a batch's spikes."""
-        self._add(tally.spikes, dict.fromkeys(tally.layers.neurons, 1))
+    column = "spikes_per_image"
+
+
+class SilentNeurons(SpikeCounts):
+    """Hidden neurons that did not spike once over all images: of all layers together, or ``per_layer``.
+
+    It needs the record of every batch: ``net(x, record="neurons")``. So does :class:`SaturatedNeurons`.
+
+    Example:
+        >>> import torch
+        >>> from spikesparse import SpikingVGG
+        >>> net, silent = SpikingVGG("4-P-8", input_shape=(3, 8, 8)).eval(), SilentNeurons()
+        >>> silent.update(net(torch.rand(2, 3, 8, 8), record="neurons").tally)
+        >>> bool(0 <= silent.compute() <= sum(net.sizes.neurons.values()))
+        True
+    """
+
+    column = "silent_neurons"
+
+
+class SaturatedNeurons(SpikeCounts):
+    """Hidden neurons that spiked in every step of every image: of all layers together, or ``per_layer``."""
+
+    column = "saturated_neurons"
+
+
+class MembraneUpdates(SpikeCounts):
+    """Membrane potentials updated per image: each neuron, pooling neurons included, in each time step."""
+
+    column = "membrane_updates_per_image"

@@ -2,53 +2,59 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from spikesparse.metrics.energy import Energy
-from spikesparse.metrics.spikes import SpikeRate, SpikesPerImage
-from spikesparse.metrics.synops import SynapticOperations
+from spikesparse.metrics.bill import EnergyConstants, SpikeBill
+from spikesparse.metrics.counts import SpikeCounts
 from spikesparse.nn.tally import SpikingOutput
+
+TAGS = {
+    "efficiency/spikes_per_image": "spikes_per_image",
+    "efficiency/synops_per_image": "synops_per_image",
+    "efficiency/nonzero_synops_per_image": "nonzero_synops_per_image",
+    "efficiency/energy_uj_per_image": "energy_uj_per_image",
+    "efficiency/energy_over_ann": "energy_over_ann",
+}
+LAYER_TAGS = {"spikes/rate": "spike_rate", "synops": "synops_per_image"}
+NEURON_TAGS = {"health/silent": "silent_neurons", "health/saturated": "saturated_neurons"}  # shares of the neurons
 
 
 class SplitMetrics(nn.Module):
     """Accuracy, losses and the spike bill of one split, exact over any number of processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, energy: EnergyConstants) -> None:
         super().__init__()
+        self.energy = energy
         self.accuracy = MeanMetric()
         self.task_loss = MeanMetric(nan_strategy="disable")  # a NaN is news, not to be left out
         self.sparsity_loss = MeanMetric(nan_strategy="disable")
-        self.spikes = SpikesPerImage()
-        self.synops = SynapticOperations()
-        self.energy = Energy()
-        self.layer_rate = SpikeRate(per_layer=True)
-        self.layer_synops = SynapticOperations(per_layer=True)
+        self.counts = SpikeCounts()
 
     def update(self, output: SpikingOutput, labels: Tensor, task_loss: Tensor, sparsity_loss: Tensor) -> None:
         """Add a batch; an empty one (a process without images) adds nothing."""
-        for metric in (self.spikes, self.synops, self.energy, self.layer_rate, self.layer_synops):
-            metric.update(output.tally)
+        self.counts.update(output.tally)
         if len(labels):
             self.accuracy.update((output.logits.argmax(1) == labels).float())
             self.task_loss.update(task_loss.detach().float(), len(labels))
             self.sparsity_loss.update(sparsity_loss.detach().float(), len(labels))
 
-    def compute(self, split: str) -> dict[str, Tensor]:
-        """Tag -> value, the same on every process. Then start anew."""
-        single = {
-            "accuracy": self.accuracy,
-            "loss/task": self.task_loss,
-            "loss/sparsity": self.sparsity_loss,
-            "efficiency/spikes_per_image": self.spikes,
-            "efficiency/synops_per_image": self.synops,
-            "efficiency/energy_uj_per_image": self.energy,
-        }
-        values = {f"{tag}/{split}": metric.compute() for tag, metric in single.items()}
-        per_layer = {"spikes/rate": self.layer_rate, "synops": self.layer_synops}
-        for tag, layers in per_layer.items():
-            values |= {f"{tag}/{name}/{split}": value for name, value in layers.compute().items()}
-        for metric in (*single.values(), *per_layer.values()):
+    def compute(self, split: str) -> tuple[dict[str, float], SpikeBill]:
+        """Tag -> value, and the bill; the same on every process. Then start anew."""
+        means = {"accuracy": self.accuracy, "loss/task": self.task_loss, "loss/sparsity": self.sparsity_loss}
+        values = {f"{tag}/{split}": float(metric.compute()) for tag, metric in means.items()}
+        bill = self.counts.bill()
+        rows = bill.rows(self.energy)
+        total = rows["total"]
+        values |= {f"{tag}/{split}": total[column] for tag, column in TAGS.items() if total[column] is not None}
+        for name in bill.layers.synapses:
+            row = rows[name]
+            for tag, column in LAYER_TAGS.items():
+                if column in row:
+                    values[f"{tag}/{name}/{split}"] = row[column]
+            for tag, column in NEURON_TAGS.items():
+                if row.get(column) is not None:
+                    values[f"{tag}/{name}/{split}"] = row[column] / row["neurons"]
+        for metric in (*means.values(), self.counts):
             metric.reset()
-        return {tag: torch.as_tensor(value) for tag, value in values.items()}
+        return values, bill

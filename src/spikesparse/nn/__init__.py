@@ -1,18 +1,23 @@
 """Spiking layers and networks: plain torch modules, without Lightning."""
 
+from spikesparse.nn.layer import SpikingLayer
+from spikesparse.nn.network import SpikingNetwork, SpikingStack
 from spikesparse.nn.neurons import IF, LIF
 from spikesparse.nn.pooling import SpikingAvgPool2d
-from spikesparse.nn.tally import LayerSizes, SpikeCounter, SpikeTally, SpikingOutput
-from spikesparse.nn.vgg import SpikingNetwork, SpikingVGG
+from spikesparse.nn.tally import LayerSizes, SpikeCounter, SpikeRecord, SpikeTally, SpikingOutput
+from spikesparse.nn.vgg import SpikingVGG
 
 __all__ = [
     "IF",
     "LIF",
     "LayerSizes",
     "SpikeCounter",
+    "SpikeRecord",
     "SpikeTally",
     "SpikingAvgPool2d",
+    "SpikingLayer",
     "SpikingNetwork",
     "SpikingOutput",
+    "SpikingStack",
     "SpikingVGG",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikesparse.nn.neurons import LIF
+from spikesparse.nn.fanout import Incoming
 from spikesparse.nn.pooling import SpikingAvgPool2d, fold_time
 from spikesparse.nn.tally import SpikeCounter
 
@@ -30,12 +30,15 @@ class SpikingLayer(nn.Module):
     """Weights, normalisation, neurons, dropout and pooling; without a neuron, the weights alone (a classifier).
 
     Args:
-        weights: convolution or linear layer.
-        fanout: its synapses per event, int64, at the positions where the events that reach it are counted.
+        weights: convolution (zero padding) or linear layer.
         norm: BatchNorm, or None.
-        neuron: spiking neurons, or None.
+        neuron: spiking neurons, or None. Its attribute ``unit``, if it has one, is the only value besides zero that
+            its spikes take: :class:`LIF` has 1. A neuron without it may put out spikes of either sign.
         dropout: probability of dropping a neuron for the whole of a sample.
-        pool: pooling behind the neurons, or None.
+        pool: pooling behind the neurons: ``nn.MaxPool2d``, ``nn.AvgPool2d`` (plain), :class:`SpikingAvgPool2d` or None.
+
+    Raises:
+        ValueError: for another kind of pool, whose events could not be counted.
     """
 
     fanout: Tensor
@@ -43,43 +46,63 @@ class SpikingLayer(nn.Module):
     def __init__(
         self,
         weights: nn.Conv2d | nn.Linear,
-        fanout: Tensor,
         norm: nn.BatchNorm1d | nn.BatchNorm2d | None = None,
-        neuron: LIF | None = None,
+        neuron: nn.Module | None = None,
         dropout: float = 0.0,
         pool: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if not (pool is None or isinstance(pool, (nn.MaxPool2d, nn.AvgPool2d, SpikingAvgPool2d))):
+            raise ValueError(
+                f"{pool} is none of the pools whose events are counted: MaxPool2d, AvgPool2d, SpikingAvgPool2d"
+            )
         self.weights, self.norm, self.neuron, self.pool = weights, norm, neuron, pool
         self.dropout = TimeSharedDropout(dropout) if dropout else None
+        self.unit: float | None = getattr(neuron, "unit", None)
+
+    def connect(self, incoming: Incoming) -> None:
+        """Tell the layer what reaches it, once the network is put together.
+
+        Raises:
+            ValueError: if its weights do not take that shape.
+        """
+        self.incoming = incoming
         # int64, so that no .to(dtype) rounds it; not persistent, because the architecture gives it
-        self.register_buffer("fanout", fanout, persistent=False)
+        self.register_buffer("fanout", incoming.fanout(self.weights), persistent=False)
 
     def forward(self, x: Tensor, timesteps: int, counter: SpikeCounter) -> Tensor:
         """(T, B, ...) -> (T, B, ...); a constant (B, C, H, W) goes through weights and norm once, not T times."""
         constant = x.dim() == 4
         if isinstance(self.weights, nn.Linear) and x.dim() > 3:
             x = x.flatten(1 if constant else 2)
-        counter.weights(self.fanout)
+        counter.weights(self.fanout, self._nonzero_fanout)
         x = self.weights(x) if constant else fold_time(self.weights, x)
         if self.norm is not None:
             x = norm_constant(self.norm, x, timesteps) if constant else fold_time(self.norm, x)
         if self.neuron is None:
             return x
         x = self.neuron(x, timesteps if constant else None)
-        counter.neurons(x, binary=True)
-        scaled = self.dropout is not None and self.training  # by 1 / (1 - p): no longer zeros and ones
-        if self.dropout is not None and scaled:
+        counter.neurons(x, unit := self.unit)
+        if self.dropout is not None and self.training:
             x = self.dropout(x)
-            counter.changed(x)
+            unit = None if unit is None else unit / (1.0 - self.dropout.p)
+            counter.changed(x, unit)
         if isinstance(self.pool, SpikingAvgPool2d):
             x = self.pool(x)
-            counter.pooling_neurons(x, binary=True)
+            counter.pooling_neurons(x, self.pool.neuron.unit)
         elif self.pool is not None:
             x = fold_time(self.pool, x)
             if not isinstance(self.pool, nn.AvgPool2d):  # the next layer's fan-out reaches back through an average
-                counter.changed(x, binary=not scaled)
+                counter.changed(x, unit)
         return x
+
+    @torch.no_grad()
+    def _nonzero_fanout(self) -> Tensor:
+        """Fan-out over nonzero weights; a BatchNorm channel scaled by zero folds into weights of zero."""
+        connected = self.weights.weight != 0
+        if self.norm is not None and self.norm.affine:
+            connected = connected & (self.norm.weight != 0).view(-1, *[1] * (connected.dim() - 1))
+        return self.incoming.nonzero_fanout(self.weights, connected)
 
 
 def norm_constant(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, timesteps: int) -> Tensor:

@@ -39,6 +39,8 @@ class LIF(nn.Module):
         tensor([0., 1., 0.])
     """
 
+    unit = 1.0  # the value of a spike
+
     def __init__(
         self,
         decay: float = 0.5,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+RECORDS = ("neurons", "spikes")
 
 
 @dataclass(frozen=True)
@@ -15,13 +18,41 @@ class LayerSizes:
 
     Attributes:
         neurons: hidden neuron layers, name -> neurons.
-        synapses: weight layers, name -> dense synapses (connections that one step of all-ones input would drive).
+        synapses: weight layers, name -> dense synapses (connections that one step of all-ones input would drive; behind
+            a plain average pool, from each neuron in front of it through every window that it falls in).
         pooling_neurons: spiking pooling layers, name -> neurons.
+        ann_macs: weight layers, name -> multiply-accumulates of the same layer in a network that does not spike: its
+            own connections. They are its ``synapses``, unless a plain average pool stands before it.
     """
 
     neurons: dict[str, int]
     synapses: dict[str, int]
     pooling_neurons: dict[str, int] = field(default_factory=dict)
+    ann_macs: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ann_macs", self.ann_macs or dict(self.synapses))
+
+
+@dataclass(frozen=True)
+class SpikeRecord:
+    """What is kept of a batch only if it is asked for; never in training.
+
+    Attributes:
+        neurons: hidden neuron layers, name -> spikes of each neuron over all steps and images: int64 (C, H, W) or
+            (features,).
+        nonzero_synapses: int64 (weight layers,): the dense synapses whose weight is not zero. None, like the next
+            two, from a network that does not say which these are.
+        nonzero_synops: int64 (weight layers,): synaptic operations over those alone, of the whole batch.
+        nonzero_macs: int64 scalar: the first layer's multiply-accumulates over those alone, of the whole batch.
+        spikes: with ``record="spikes"``, hidden neuron layers, name -> the spikes (T, B, ...) themselves; else empty.
+    """
+
+    neurons: dict[str, Tensor]
+    nonzero_synapses: Tensor | None
+    nonzero_synops: Tensor | None
+    nonzero_macs: Tensor | None
+    spikes: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,6 +69,7 @@ class SpikeTally:
             in every step; 0 for spiking input.
         input_spikes: (B,): nonzeros of a spiking input; 0 for an analog one.
         pooling_spikes: (spiking pooling layers, B).
+        record: what was asked for beside these sums, or None.
     """
 
     layers: LayerSizes
@@ -47,6 +79,7 @@ class SpikeTally:
     macs: Tensor
     input_spikes: Tensor
     pooling_spikes: Tensor
+    record: SpikeRecord | None = None
 
     @property
     def batch_size(self) -> int:
@@ -72,33 +105,38 @@ class SpikingOutput:
     tally: SpikeTally
 
 
-def count_events(x: Tensor, binary: bool = False) -> Tensor:
+def count_events(x: Tensor, unit: float | None = None) -> Tensor:
     """Nonzeros of (T, B, C, ...) over time and channels: float64 (B, ...), exact.
-
-    The gradient of a count with respect to each value is 1, as it is for spikes in {0, 1}.
 
     Args:
         x: spikes or what became of them.
-        binary: promise that ``x`` holds zeros and ones only: its sum is then the count, without a look at each value.
+        unit: promise that ``x`` holds zeros and this value only. A count is then x / unit, and its gradient 1 / unit
+            everywhere: a neuron that was silent learns, too, what a spike would cost. Without the promise the count
+            is that of the nonzeros, of either sign, and its gradient is that of |x| at whole numbers: the sign.
     """
-    events: Tensor = _CountEvents.apply(x, binary)
+    events: Tensor = _CountEvents.apply(x, unit)
     return events
 
 
 class _CountEvents(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, binary: bool) -> Tensor:
-        ctx.like = (x.shape, x.dtype)
+    def forward(ctx: Any, x: Tensor, unit: float | None) -> Tensor:
+        ctx.like, ctx.unit = (x.shape, x.dtype), unit
+        if unit is None and ctx.needs_input_grad[0]:
+            ctx.save_for_backward(x.sign().to(torch.int8))
         # Ones are summed over channels in float32 (exact below 2^24 of them, and several times faster than integers
         # on a CPU), then over time in float64: no dtype of x and no autocast rounds a count.
         assert x.shape[2] < 2**24
-        ones = x.to(torch.float32) if binary else x.to(torch.float32, copy=True).ne_(0)
+        ones = x.to(torch.float32) if unit == 1.0 else x.to(torch.float32, copy=True).ne_(0)
         return ones.sum(2).sum(0, dtype=torch.float64)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         shape, dtype = ctx.like
-        return grad.to(dtype)[None, :, None].expand(shape), None  # the same for every step and channel
+        each = grad.to(dtype)[None, :, None]  # the same for every step and channel
+        if ctx.unit is None:
+            return each * ctx.saved_tensors[0], None
+        return (each / ctx.unit).expand(shape), None
 
 
 class SpikeCounter:
@@ -113,53 +151,74 @@ class SpikeCounter:
         x: the network's input: (T, B, C, H, W), or a constant analog (B, C, H, W).
         layers: the network's static sizes.
         timesteps: T.
+        record: "neurons" or "spikes" to make a :class:`SpikeRecord` as well.
+
+    Raises:
+        ValueError: for another ``record``, or a network whose counts could pass 2**53: float64 is exact up to there.
     """
 
-    def __init__(self, x: Tensor, layers: LayerSizes, timesteps: int) -> None:
-        constant = x.dim() == 4
-        self._layers, self._timesteps = layers, timesteps
+    def __init__(self, x: Tensor, layers: LayerSizes, timesteps: int, record: str | None = None) -> None:
+        if record is not None and record not in RECORDS:
+            raise ValueError(f"record={record!r}: None, {' or '.join(map(repr, RECORDS))} is needed")
+        self._layers, self._timesteps, self._record = layers, timesteps, record
         self._spikes: list[Tensor] = []
         self._pooling: list[Tensor] = []
         self._synops: list[Tensor] = []
-        first = next(iter(layers.synapses.values()))
+        self._trains: list[Tensor] = []  # the spikes of the hidden layers, if they are recorded
+        self._nonzero: list[tuple[Tensor, Tensor]] = []  # of each weight layer: synapses, operations
+        self._first = next(iter(layers.synapses.values()))
+        constant = x.dim() == 4
         batch = x.shape[0] if constant else x.shape[1]
-        nothing = torch.zeros(batch, dtype=torch.float64, device=x.device)
+        if (most := max(layers.synapses.values()) * timesteps * (batch if record else 1)) >= 2**53:
+            raise ValueError(f"up to {most:,} synaptic operations in a layer: beyond 2**53 no count is exact")
+        self._nothing = torch.zeros(batch, dtype=torch.float64, device=x.device)
         if constant:
             self._spiking = None
-            self._macs, self._input_spikes = nothing + first, nothing
+            self._macs, self._input_spikes = self._nothing + self._first, self._nothing
             self._entering, self._events = None, None
         else:
             # Decided per sample and on the device: values in {-1, 0, 1} are spikes, anything else is a current.
             spiking = ((x == 0) | (x.abs() == 1)).flatten(2).all(2).all(0)
             self._spiking = spiking.to(torch.float64)
-            self._macs = (1.0 - self._spiking) * (first * timesteps)
+            self._macs = (1.0 - self._spiking) * (self._first * timesteps)
             self._entering, self._events = x, count_events(x)
             self._input_spikes = self._events.flatten(1).sum(1) * self._spiking
-        self._nothing, self._binary = nothing, False
+        self._unit: float | None = None
 
-    def weights(self, fanout: Tensor) -> None:
-        """The tensor last shown enters a weight layer; ``fanout``: int64, (H, W) or a scalar."""
+    def weights(self, fanout: Tensor, nonzero_fanout: Callable[[], Tensor] | None = None) -> None:
+        """The tensor last shown enters a weight layer.
+
+        Args:
+            fanout: int64, (H, W) or a scalar: synapses that one event drives at its position.
+            nonzero_fanout: gives the same over the synapses of nonzero weight alone, for each input neuron: whole
+                numbers in float64, (C, H, W) or (features,). It is asked when a record is; None leaves them out.
+        """
+        first = not self._synops
+        if self._record and nonzero_fanout is not None:
+            self._record_nonzero(nonzero_fanout(), first)
         if self._entering is None:
             self._synops.append(self._nothing)
             return
         if self._events is None:
-            self._events = count_events(self._entering, self._binary)
+            self._events = count_events(self._entering, self._unit)
         synops = (self._events * fanout).flatten(1).sum(1) if self._events.dim() > 1 else self._events * fanout
-        if not self._synops and self._spiking is not None:
+        if first and self._spiking is not None:
             synops = synops * self._spiking
         self._synops.append(synops)
 
-    def neurons(self, spikes: Tensor, binary: bool = False) -> None:
-        """Output (T, B, ...) of a hidden neuron layer; ``binary`` promises zeros and ones only, which count faster."""
-        self._spikes.append(self._count(spikes, binary))
+    def neurons(self, spikes: Tensor, unit: float | None = None) -> None:
+        """Output (T, B, ...) of a hidden neuron layer; ``unit`` as in :func:`count_events`."""
+        self._spikes.append(self._count(spikes, unit))
+        if self._record:
+            self._trains.append(spikes.detach())
 
-    def pooling_neurons(self, spikes: Tensor, binary: bool = False) -> None:
-        """Output (T, B, ...) of a layer of pooling neurons; ``binary`` as in :meth:`neurons`."""
-        self._pooling.append(self._count(spikes, binary))
+    def pooling_neurons(self, spikes: Tensor, unit: float | None = None) -> None:
+        """Output (T, B, ...) of a layer of pooling neurons; ``unit`` as in :func:`count_events`."""
+        self._pooling.append(self._count(spikes, unit))
 
-    def changed(self, x: Tensor, binary: bool = False) -> None:
-        """``x`` (T, B, ...) travels on instead of the tensor last shown; ``binary`` as in :meth:`neurons`."""
-        self._entering, self._events, self._binary = x, None, binary
+    def changed(self, x: Tensor, unit: float | None = None) -> None:
+        """``x`` (T, B, ...) travels on instead of the tensor last shown; ``unit`` as in :func:`count_events`."""
+        self._entering, self._events, self._unit = x, None, unit
 
     def tally(self) -> SpikeTally:
         """The bill."""
@@ -172,8 +231,41 @@ class SpikeCounter:
             self._macs,
             self._input_spikes,
             pooling,
+            self._make_record() if self._record else None,
         )
 
-    def _count(self, spikes: Tensor, binary: bool) -> Tensor:
-        self._entering, self._events = spikes, count_events(spikes, binary)
+    def _count(self, spikes: Tensor, unit: float | None) -> Tensor:
+        self._entering, self._events = spikes, count_events(spikes, unit)
         return self._events.flatten(1).sum(1) if self._events.dim() > 1 else self._events
+
+    def _record_nonzero(self, fanout: Tensor, first: bool) -> None:
+        """Synapses and operations over nonzero weights, of the whole batch."""
+        synapses = fanout.sum()
+        if self._entering is None:
+            operations = synapses.new_zeros(())
+        else:
+            entering = self._entering.detach()
+            if first and self._spiking is not None:  # what is no spike costs no synaptic operation
+                entering = entering * self._spiking.view(-1, *[1] * (entering.dim() - 2))
+            operations = (_per_neuron(entering).view_as(fanout) * fanout).sum()
+        self._nonzero.append((synapses, operations))
+
+    def _make_record(self) -> SpikeRecord:
+        names = list(self._layers.neurons)
+        synapses = synops = macs = None
+        if self._nonzero:
+            synapses, synops = (torch.stack(column).to(torch.int64) for column in zip(*self._nonzero, strict=True))
+            analog = self._nothing + 1.0 if self._spiking is None else (1.0 - self._spiking) * self._timesteps
+            macs = synapses[0] * analog.sum().to(torch.int64)
+        return SpikeRecord(
+            {name: _per_neuron(train).to(torch.int64) for name, train in zip(names, self._trains, strict=True)},
+            synapses,
+            synops,
+            macs,
+            dict(zip(names, self._trains, strict=True)) if self._record == "spikes" else {},
+        )
+
+
+def _per_neuron(x: Tensor) -> Tensor:
+    """Nonzeros of (T, B, ...) over time and batch: float64 (...), exact."""
+    return x.ne(0).to(torch.float32).sum(0).sum(0, dtype=torch.float64)

@@ -1,0 +1,117 @@
+"""Networks that count as they run: the base class, and a stack of layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spikesparse.errors import choose
+from spikesparse.nn.fanout import Incoming
+from spikesparse.nn.layer import SpikingLayer
+from spikesparse.nn.pooling import SpikingAvgPool2d
+from spikesparse.nn.tally import LayerSizes, SpikeCounter, SpikingOutput
+
+READOUTS = ("mean", "leaky")
+
+
+class SpikingNetwork(nn.Module):
+    """Base of networks that the command line builds: ``forward`` returns a :class:`SpikingOutput`.
+
+    A subclass takes ``num_classes``, ``input_shape`` (C, H, W) and ``timesteps`` among its arguments: the data
+    module fills them in.
+    """
+
+    def forward(self, x: Tensor, record: str | None = None) -> SpikingOutput:
+        """Input (T, B, C, H, W), or a constant current (B, C, H, W) -> logits and spike tally.
+
+        Args:
+            x: the input.
+            record: "neurons" asks for spikes per neuron and operations over nonzero weights, "spikes" for the spikes
+                themselves as well (``tally.record``). Evaluation asks for it, training never does.
+        """
+        raise NotImplementedError
+
+
+class SpikingStack(SpikingNetwork):
+    """Layers one behind the other, each with its exact fan-out; the last is the classifier.
+
+    Args:
+        layers: name -> layer. All but the last have neurons.
+        input_shape: (C, H, W) of an image.
+        timesteps: T of a constant (4-D) input. A 5-D input brings its own T.
+        readout: "mean" over T of the classifier's output; or "leaky": Lee et al. 2020's accumulator, which leaks and
+            never fires; its last potential is divided by (threshold * T).
+        decay: of the leaky readout.
+        threshold: of the leaky readout.
+
+    Raises:
+        ValueError: if a layer does not take the shape that reaches it, or has neurons where none belong.
+
+    Example:
+        >>> from spikesparse import LIF
+        >>> net = SpikingStack(
+        ...     {
+        ...         "conv1": SpikingLayer(nn.Conv2d(3, 8, 5, stride=2), neuron=LIF(), pool=nn.MaxPool2d(2)),
+        ...         "classifier": SpikingLayer(nn.Linear(8 * 7 * 7, 10)),
+        ...     },
+        ...     input_shape=(3, 32, 32),
+        ... )
+        >>> net.sizes.synapses
+        {'conv1': 117600, 'classifier': 3920}
+    """
+
+    def __init__(
+        self,
+        layers: dict[str, SpikingLayer],
+        input_shape: tuple[int, int, int],
+        timesteps: int = 4,
+        readout: str = "mean",
+        decay: float = 0.5,
+        threshold: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.readout = choose("readout", readout, READOUTS, "--model.net.readout")
+        self.timesteps, self.input_shape = timesteps, tuple(input_shape)
+        self.decay, self.threshold = decay, threshold
+        neurons: dict[str, int] = {}
+        synapses: dict[str, int] = {}
+        pooling_neurons: dict[str, int] = {}
+        ann_macs: dict[str, int] = {}
+        incoming = Incoming(self.input_shape)
+        for name, layer in layers.items():
+            if (layer.neuron is None) != (name == list(layers)[-1]):
+                raise ValueError(f"layer {name}: all layers but the last have neurons")
+            layer.connect(incoming)
+            synapses[name] = incoming.shape[0] * int(layer.fanout.sum())
+            ann_macs[name] = incoming.connections(layer.weights)
+            incoming = incoming.after(layer.weights)
+            if layer.neuron is not None:
+                neurons[name] = incoming.features
+            incoming = incoming.after(layer.pool)
+            if isinstance(layer.pool, SpikingAvgPool2d):
+                pooling_neurons[f"pool{1 + len(pooling_neurons)}"] = incoming.features
+        self.layers = nn.ModuleDict(layers)
+        self.sizes = LayerSizes(neurons, synapses, pooling_neurons, ann_macs)
+
+    def forward(self, x: Tensor, record: str | None = None) -> SpikingOutput:
+        """Logits and tally of spikes or currents per step (T, B, C, H, W), or of a constant current (B, C, H, W)."""
+        if x.dim() not in (4, 5) or tuple(x.shape[-3:]) != self.input_shape:
+            raise ValueError(
+                f"this network reads (T, B, {', '.join(map(str, self.input_shape))}), or (B, ...) as a constant "
+                f"current, not {tuple(x.shape)}"
+            )
+        timesteps = self.timesteps if x.dim() == 4 else x.shape[0]
+        counter = SpikeCounter(x, self.sizes, timesteps, record)
+        for layer in self.layers.values():
+            x = layer(x, timesteps, counter)
+        return SpikingOutput(self._read_out(x), counter.tally())
+
+    def _read_out(self, x: Tensor) -> Tensor:
+        """(T, B, classes) -> (B, classes), in float32 (float64 if x is)."""
+        x = x if x.dtype == torch.float64 else x.float()
+        if self.readout == "mean":
+            return x.mean(0)
+        potential = torch.zeros_like(x[0])
+        for current in x:
+            potential = self.decay * potential + current
+        return potential / (self.threshold * len(x))
