@@ -22,7 +22,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare test test-all lint format types check tensorboard clean
+.PHONY: help setup train compare test test-all lint format types crosscheck overhead tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,24 @@ format: $(READY) ## format the code (CHECK=1 only looks)
 
 types: $(READY) ## mypy, strict
 	$(RUN) -m mypy
+
+# Each witness gets an environment of its own: their dependencies contradict each other.
+WITNESSES := neurobench spikingjelly sinabs
+neurobench_VERSION := 2.3.0
+spikingjelly_VERSION := 2.0.0
+sinabs_VERSION := 3.1.3
+
+.crosscheck/%/.ready:
+	@echo "Making the environment of $*: a few minutes and about 6 GB, once."
+	$(PYTHON) -m venv .crosscheck/$*
+	.crosscheck/$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $*==$($*_VERSION)
+	@touch $@
+
+crosscheck: $(READY) $(WITNESSES:%=.crosscheck/%/.ready) ## count frozen networks beside NeuroBench, SpikingJelly, sinabs
+	$(RUN) benchmarks/crosscheck/compare.py $(foreach w,$(WITNESSES),--$(w) .crosscheck/$(w)/bin/python) $(ARGS)
+
+overhead: $(READY) ## time and memory of a training step with and without counting
+	$(RUN) benchmarks/counting_overhead.py $(ARGS)
 
 tensorboard: $(READY) ## TensorBoard on all runs
 	$(RUN) -m tensorboard.main --logdir runs

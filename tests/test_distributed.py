@@ -3,17 +3,22 @@
 import csv
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from pytorch_lightning import Callback, Trainer
 
+from spikesparse import CIFAR10DataModule, SpikingClassifier, SpikingVGG
 from spikesparse.metrics import Energy, SpikeRate, SynapticOperations
 from spikesparse.nn import LayerSizes, SpikeTally
+from spikesparse.quiet import quiet
 
 SIZES = LayerSizes({"conv1": 20, "fc1": 5}, {"conv1": 40, "fc1": 100, "classifier": 50})
 
@@ -55,6 +60,52 @@ def test_metrics_of_two_processes_equal_those_of_one(tmp_path, count):
         together = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         assert together == [metric.compute() for metric in alone]
     assert float(alone[0].compute()) == sum(n % 37 + n % 5 for n in samples) / (25 * 4 * count)
+
+
+class KeepBill(Callback):
+    """Every process writes the bill that it holds."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_test_end(self, trainer, pl_module):
+        whole = (pl_module.bills["test"], pl_module.measured["accuracy/test"])
+        (self.folder / f"{trainer.world_size}-{trainer.global_rank}.pkl").write_bytes(pickle.dumps(whole))
+
+
+@pytest.mark.parametrize("count", [101, 100, 1])
+def test_two_processes_count_what_one_counts(tmp_path, count):
+    """An odd number is not padded; of one image, the second process gets none."""
+    quiet()
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, number in (("train", 20), ("test", count)):
+        arrays[f"x_{split}"] = rng.integers(0, 256, (number, 8, 8, 3), np.uint8)
+        arrays[f"y_{split}"] = np.arange(number) % 2
+    np.savez(tmp_path / "images.npz", **arrays)
+    torch.manual_seed(0)
+    net = SpikingVGG("4-P-F6", num_classes=2, timesteps=3, input_shape=(3, 8, 8), pooling="average", norm="none")
+    with torch.no_grad():
+        net.layers["fc1"].weights.weight[:, ::3] = 0
+    for devices in (1, 2):
+        data = CIFAR10DataModule(
+            source="npz", data_dir=str(tmp_path / "images.npz"), batch_size=7, timesteps=3, encoder="poisson"
+        )
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=devices,
+            strategy="ddp_fork" if devices > 1 else "auto",
+            callbacks=[KeepBill(tmp_path)],
+            **dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False),
+        )
+        trainer.test(SpikingClassifier(net), data, verbose=False)
+    one, *two = (pickle.loads((tmp_path / f"{name}.pkl").read_bytes()) for name in ("1-0", "2-0", "2-1"))
+    assert two == [one, one]
+    bill = one[0]
+    assert (bill.images, bill.steps) == (count, 3 * count)
+    assert bill.silent is not None
+    assert 0 < bill.nonzero_synops["fc1"] < bill.synops["fc1"]
+    assert bill.input_spikes > 0
 
 
 def run(*args, check=True, **env):

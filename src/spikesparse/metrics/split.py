@@ -34,10 +34,9 @@ class SplitMetrics(nn.Module):
     def update(self, output: SpikingOutput, labels: Tensor, task_loss: Tensor, sparsity_loss: Tensor) -> None:
         """Add a batch; an empty one (a process without images) adds nothing."""
         self.counts.update(output.tally)
-        if len(labels):
-            self.accuracy.update((output.logits.argmax(1) == labels).float())
-            self.task_loss.update(task_loss.detach().float(), len(labels))
-            self.sparsity_loss.update(sparsity_loss.detach().float(), len(labels))
+        self.accuracy.update((output.logits.argmax(1) == labels).float())
+        for metric, loss in ((self.task_loss, task_loss), (self.sparsity_loss, sparsity_loss)):
+            metric.update(loss.detach().float() if len(labels) else 0.0, len(labels))  # of no image it is not a number
 
     def compute(self, split: str) -> tuple[dict[str, float], SpikeBill]:
         """Tag -> value, and the bill; the same on every process. Then start anew."""
