@@ -164,7 +164,8 @@ class SpikeCounter:
         self._spikes: list[Tensor] = []
         self._pooling: list[Tensor] = []
         self._synops: list[Tensor] = []
-        self._trains: list[Tensor] = []  # the spikes of the hidden layers, if they are recorded
+        self._per_neuron: list[Tensor] = []  # of each hidden layer, if a record is kept; so are the next two
+        self._trains: list[Tensor] = []
         self._nonzero: list[tuple[Tensor, Tensor]] = []  # of each weight layer: synapses, operations
         self._first = next(iter(layers.synapses.values()))
         constant = x.dim() == 4
@@ -184,6 +185,7 @@ class SpikeCounter:
             self._entering, self._events = x, count_events(x)
             self._input_spikes = self._events.flatten(1).sum(1) * self._spiking
         self._unit: float | None = None
+        self._entering_per_neuron: Tensor | None = None
 
     def weights(self, fanout: Tensor, nonzero_fanout: Callable[[], Tensor] | None = None) -> None:
         """The tensor last shown enters a weight layer.
@@ -210,6 +212,8 @@ class SpikeCounter:
         """Output (T, B, ...) of a hidden neuron layer; ``unit`` as in :func:`count_events`."""
         self._spikes.append(self._count(spikes, unit))
         if self._record:
+            self._per_neuron.append(self._events_per_neuron())
+        if self._record == "spikes":
             self._trains.append(spikes.detach())
 
     def pooling_neurons(self, spikes: Tensor, unit: float | None = None) -> None:
@@ -218,7 +222,7 @@ class SpikeCounter:
 
     def changed(self, x: Tensor, unit: float | None = None) -> None:
         """``x`` (T, B, ...) travels on instead of the tensor last shown; ``unit`` as in :func:`count_events`."""
-        self._entering, self._events, self._unit = x, None, unit
+        self._entering, self._events, self._unit, self._entering_per_neuron = x, None, unit, None
 
     def tally(self) -> SpikeTally:
         """The bill."""
@@ -235,7 +239,8 @@ class SpikeCounter:
         )
 
     def _count(self, spikes: Tensor, unit: float | None) -> Tensor:
-        self._entering, self._events = spikes, count_events(spikes, unit)
+        self.changed(spikes, unit)
+        self._events = count_events(spikes, unit)
         return self._events.flatten(1).sum(1) if self._events.dim() > 1 else self._events
 
     def _record_nonzero(self, fanout: Tensor, first: bool) -> None:
@@ -244,11 +249,21 @@ class SpikeCounter:
         if self._entering is None:
             operations = synapses.new_zeros(())
         else:
-            entering = self._entering.detach()
             if first and self._spiking is not None:  # what is no spike costs no synaptic operation
-                entering = entering * self._spiking.view(-1, *[1] * (entering.dim() - 2))
-            operations = (_per_neuron(entering).view_as(fanout) * fanout).sum()
+                analog = (self._spiking == 0).view(-1, *[1] * (self._entering.dim() - 2))
+                self.changed(self._entering.masked_fill(analog, 0))
+            operations = (self._events_per_neuron().view_as(fanout) * fanout).sum()
         self._nonzero.append((synapses, operations))
+
+    def _events_per_neuron(self) -> Tensor:
+        """Events of the tensor last shown, of each neuron over time and batch: float64 (...), exact."""
+        assert self._entering is not None
+        if self._entering_per_neuron is None:
+            x = self._entering.detach().flatten(0, 1)
+            assert len(x) < 2**24  # float32 adds up as many ones
+            ones = x.to(torch.float32) if self._unit == 1.0 else x.ne(0).to(torch.float32)
+            self._entering_per_neuron = ones.sum(0).to(torch.float64)
+        return self._entering_per_neuron
 
     def _make_record(self) -> SpikeRecord:
         names = list(self._layers.neurons)
@@ -258,14 +273,9 @@ class SpikeCounter:
             analog = self._nothing + 1.0 if self._spiking is None else (1.0 - self._spiking) * self._timesteps
             macs = synapses[0] * analog.sum().to(torch.int64)
         return SpikeRecord(
-            {name: _per_neuron(train).to(torch.int64) for name, train in zip(names, self._trains, strict=True)},
+            {name: events.to(torch.int64) for name, events in zip(names, self._per_neuron, strict=True)},
             synapses,
             synops,
             macs,
-            dict(zip(names, self._trains, strict=True)) if self._record == "spikes" else {},
+            dict(zip(names, self._trains, strict=bool(self._trains))),
         )
-
-
-def _per_neuron(x: Tensor) -> Tensor:
-    """Nonzeros of (T, B, ...) over time and batch: float64 (...), exact."""
-    return x.ne(0).to(torch.float32).sum(0).sum(0, dtype=torch.float64)
