@@ -196,17 +196,40 @@ def test_checkpoint_is_measured_again_with_the_same_result(tiny_args, validated,
         assert json.loads((folder / "result.json").read_text()) == first
 
 
-def test_mixed_precision_clipping_and_accumulation_train(tiny_args):
+def test_validation_counts_never_reach_the_training_loss(tiny_args):
+    """Losses with validation between the epochs, and looked at twice in each, are those without any."""
+    traces = []
+    for flags in (["--trainer.limit_val_batches=0"], ["--trainer.val_check_interval=2"]):
+        losses = Losses()
+        fit([*tiny_args, "--sparsity.start_value=1", *flags], losses)
+        traces.append(losses.values)
+    assert len(traces[0]) == 4 * 5
+    assert traces[0] == traces[1]
+
+
+def test_metrics_start_anew_with_every_epoch(tiny_args):
+    cli = fit([*tiny_args, "--model.optimizer.lr=0", "--model.optimizer.weight_decay=0"])
+    assert {split: bill.images for split, bill in cli.model.bills.items()} == {"train": 36, "val": 4}
+    assert cli.model.bills["train"].steps == 36 * 3
+    assert cli.model.bills["val"].silent is not None
+    assert cli.model.bills["train"].silent is None  # a record is never kept in training
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_low_precision_clipping_and_accumulation_train(tiny_args, precision):
     cli = fit(
         [
             *tiny_args,
-            *("--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=0.5"),
+            *(f"--trainer.precision={precision}", "--trainer.gradient_clip_val=0.5"),
             *("--trainer.accumulate_grad_batches=2", "--trainer.limit_train_batches=4"),
         ]
     )
     assert cli.trainer.global_step == 4 * 2
-    counted = cli.model.measured["efficiency/spikes_per_image/val"] * 4  # four validation images
-    assert counted == pytest.approx(round(counted), abs=1e-9)
+    bill = cli.model.bills["val"]
+    assert bill.images == 4
+    assert sum(bill.spikes.values()) == round(cli.model.measured["efficiency/spikes_per_image/val"] * 4)
+    assert bill.synops["classifier"] == 3 * bill.spikes["fc1"]
+    assert sum(bill.synops.values()) > 0
 
 
 # Settings: defaults < base.yaml < checkpoint < --config < flags

@@ -45,6 +45,25 @@ def test_only_spiking_pooling_has_pooling_neurons(pooling):
     assert bool(sizes.pooling_neurons) == (pooling == "spiking_average")
 
 
+# Lee et al. 2020's VGG9, borders included: mean synapses that one event of each layer's input drives.
+MEAN_FANOUT = {
+    **{"conv1": 552.25, "conv2": 552.25, "conv3": 1058, "conv4": 1058, "conv5": 1936, "conv6": 1936, "conv7": 1936},
+    **{"fc1": 1024, "classifier": 10},
+}
+
+
+def test_vgg9_mean_fanout_and_what_the_nominal_formula_makes_of_it():
+    net = SpikingVGG("vgg9", pooling="spiking_average")
+    assert {name: layer.fanout.double().mean().item() for name, layer in net.layers.items()} == MEAN_FANOUT
+    nominal = 0
+    for layer in net.layers.values():
+        outputs = layer.weights.weight[:, 0].numel()  # channels times kernel
+        nominal += outputs * layer.incoming.features
+    assert nominal == 194_717_696
+    assert nominal / sum(net.sizes.synapses.values()) == pytest.approx(1.123, abs=5e-4)
+    assert net.sizes.ann_macs == net.sizes.synapses
+
+
 def test_vgg16_sizes():
     sizes = SpikingVGG("vgg16").sizes
     assert len(sizes.synapses) == 14
@@ -79,6 +98,7 @@ def test_plain_average_pooling_counts_the_synapses_behind_it_once_for_each_neuro
     pooled, plain = (SpikingVGG("vgg7", pooling=pooling).sizes.synapses for pooling in ("max", "average"))
     behind_a_pool = ("conv3", "conv5", "classifier")
     assert plain == {name: count * (4 if name in behind_a_pool else 1) for name, count in pooled.items()}
+    assert SpikingVGG("vgg7", pooling="average").sizes.ann_macs == pooled  # but it has no more connections
 
 
 def test_strided_sizes_by_hand():
@@ -392,6 +412,24 @@ def test_gradient_of_a_network_s_synops_reaches_the_spikes_before_a_plain_averag
     expected = torch.zeros(5, 5)
     expected[:4, :4] = 7
     assert torch.equal(spikes.grad, expected.double().expand_as(spikes))
+
+
+def test_gradient_of_synops_under_dropout_is_the_fanout_of_the_kept_neurons():
+    """Kept spikes travel on as 1 / (1 - p), but one of them is still one event."""
+    net = tiny("max", dropout=0.25, architecture="6-F5", input_shape=(1, 4, 4)).double().train()
+    spikes = random_spikes(3, 2, 6, 4, 4)
+    net.layers["conv1"].neuron.register_forward_hook(lambda *_: spikes)
+    kept = {}
+    net.layers["conv1"].dropout.register_forward_hook(lambda module, args, out: kept.update(ratio=out / args[0]))
+    net.layers["fc1"].neuron.register_forward_hook(lambda module, args, out: out.detach())
+    tally = net(random_input("spikes", net).double()).tally
+    (gradient,) = torch.autograd.grad(tally.synops[1].sum(), spikes)
+    on = kept["ratio"].nan_to_num().amax(0) > 0  # known where a neuron spiked at all
+    seen = (spikes.detach().amax(0) > 0).expand_as(gradient)
+    assert 0 < on[seen[0]].double().mean() < 1
+    expected = 5.0 * on.double().expand_as(gradient)
+    torch.testing.assert_close(gradient[seen], expected[seen], rtol=1e-12, atol=0)
+    assert set(gradient.unique().round(decimals=9).tolist()) == {0.0, 5.0}
 
 
 def test_detached_tally_has_no_graph_and_the_same_counts():

@@ -87,6 +87,7 @@ class SpikingClassifier(LightningModule):
 
         ``record`` as in :class:`spikesparse.SpikingNetwork`; a network whose forward does not have it keeps none.
         """
+        x = x.to(self.dtype)  # encoded in float32 whatever the precision; under bf16-true the weights are not
         output: SpikingOutput = self.net(x, record=record) if self._records else self.net(x)
         return output
 

@@ -1,0 +1,28 @@
+"""The code of the documentation's pages runs."""
+
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_python_of_a_page_runs(page, capsys):
+    mpl.use("Agg")
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), {})
+    plt.close("all")
+    assert capsys.readouterr().out
+
+
+def test_counting_page_is_one_screen_and_its_links_lead_somewhere():
+    text = (DOCS / "counting.md").read_text()
+    assert len(text.splitlines()) <= 60
+    for link in re.findall(r"\]\((\.\./[^)]+)\)", text):
+        assert (DOCS / link).resolve().is_file(), link
