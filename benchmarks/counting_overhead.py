@@ -16,6 +16,7 @@ import json
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -147,6 +148,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
                 "extra_peak_kb": round(extra / 1e3, 1),
                 "rounds": args.rounds,
                 **{key: value for key, value in machine().items() if key in ("hardware", "threads", "torch", "commit")},
+                "command": " ".join(sys.argv),
             }
         )
     return rows
