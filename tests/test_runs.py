@@ -168,6 +168,13 @@ def test_compare_trains_again_after_a_config_file_was_edited(tiny_args, tmp_path
         assert capsys.readouterr().out.count("not trained again") == reused
 
 
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_strategies_that_keep_their_results_are_refused_before_training(tiny_args, strategy, capsys):
+    assert main(["train", *tiny_args, f"--trainer.strategy={strategy}"]) == 2
+    assert "--trainer.strategy=ddp." in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
 def test_load_run_gives_back_the_module_and_its_data(tiny_args):
     main(["train", *tiny_args])
     folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"

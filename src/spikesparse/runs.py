@@ -74,6 +74,12 @@ def folder_of_checkpoint(path: str | None) -> Path | None:
     return folder.parent if folder is not None and folder.name == "checkpoints" else None
 
 
+def refuse_spawning(strategy: Any) -> None:
+    """Refuse strategies whose processes keep what they measured to themselves: tables and files are made by this one."""
+    if isinstance(strategy, str) and re.match(r"ddp_(spawn|fork|notebook)", strategy):
+        raise UserError(f"--trainer.strategy={strategy}: on the command line, use --trainer.strategy=ddp.")
+
+
 def place_run(config: Any, subcommand: str, args: list[str]) -> Path | None:
     """Give the logger, unless its name is set, the folder of this run; set an earlier run's folder aside.
 
