@@ -75,7 +75,7 @@ def folder_of_checkpoint(path: str | None) -> Path | None:
 
 
 def refuse_spawning(strategy: Any) -> None:
-    """Refuse strategies whose processes keep what they measured to themselves: tables and files are made by this one."""
+    """Refuse strategies whose processes keep what they measured: this one makes the tables and files."""
     if isinstance(strategy, str) and re.match(r"ddp_(spawn|fork|notebook)", strategy):
         raise UserError(f"--trainer.strategy={strategy}: on the command line, use --trainer.strategy=ddp.")
 
