@@ -295,6 +295,32 @@ def test_layer_that_falls_silent_again_is_named_again(recwarn):
     assert steps == [("conv2", "5"), ("conv2", "11")]
 
 
+# a network of the user's own
+
+
+class Plain(torch.nn.Module):
+    """Counts what it does, but keeps no record: its forward takes the input alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = SpikingVGG("2-P", num_classes=2, input_shape=(3, 8, 8), timesteps=2)
+
+    def forward(self, x):
+        return self.inside(x)
+
+
+@trains
+def test_a_network_without_records_trains_and_its_bill_says_what_it_does_not_know(tmp_path, data):
+    model = SpikingClassifier(Plain())
+    make_trainer(tmp_path, 1, log_every_n_steps=1, enable_checkpointing=False).fit(model, datamodule=data)
+    bill = model.bills["val"]
+    assert bill.images == 4
+    assert bill.silent is None
+    assert bill.nonzero_synops is None
+    assert not [tag for tag in model.measured if tag.startswith("health/")]
+    assert model.measured["efficiency/synops_per_image/val"] == sum(bill.synops.values()) / 4
+
+
 # random state
 
 

@@ -126,7 +126,9 @@ class SpikeCounts(Metric):
             _, ax = plt.subplots(layout="constrained")
         ax.barh(list(val), [float(value) for value in val.values()])
         ax.invert_yaxis()  # the first layer on top
-        ax.set(xlabel=self.column.replace("_", " "), xlim=(self.plot_lower_bound, self.plot_upper_bound))
+        ax.set(
+            xlabel=self.column.replace("_", " "), xlim=(0.0, None)
+        )  # to the largest: a quiet network's rates are low
         return ax.figure, ax
 
     def set_dtype(self, dst_type: Any) -> SpikeCounts:
