@@ -79,7 +79,7 @@ overhead: $(READY) ## time and memory of a training step with and without counti
 
 tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-parameters
 	@echo "dashboard: http://localhost:6006/#custom_scalars"
-	$(RUN) -m tensorboard.main --logdir runs --samples_per_plugin images=100,scalars=0 --port 6006 $(ARGS)
+	$(RUN) -m tensorboard.main --logdir runs --samples_per_plugin images=100,scalars=10000 --port 6006 $(ARGS)
 
 clean: ## remove caches; runs, data and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
