@@ -14,10 +14,13 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from browser import Browser
+from browser import available as browser_is_available
 from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
 from spikesparse.dashboard import Dashboard, custom_scalars
@@ -174,9 +177,11 @@ def hparams_of(folder):
 def test_hparams_hold_the_settings_and_the_final_test_results_at_the_last_step(run):
     written = hparams_of(run)
     settings = {name: value for name, value in written["session_start_info"].hparams.items()}
-    assert settings["net.architecture"].string_value == "4-P-F6"
-    assert settings["sparsity.end_value"].number_value == 1
-    assert settings["max_epochs"].number_value == 4
+    assert settings["architecture"].string_value == "4-P-F6"
+    assert settings["lambda"].number_value == 1
+    assert settings["epochs"].number_value == 4
+    assert settings["net.dropout"].number_value == 0.2
+    assert "data.data_dir" not in settings
     metrics = {info.name.tag for info in written["experiment"].metric_infos}
     assert metrics >= {"accuracy/test", "efficiency/spikes_per_image/test", "efficiency/synops_per_image/test"}
     result = json.loads((run / "result.json").read_text())
@@ -197,10 +202,10 @@ def test_fit_alone_writes_validation_results(tiny_args):
 def test_settings_become_flat_plain_values():
     nested = {
         "model": {"net": {"class_path": "a.B", "init_args": {"width": 2.0, "norm": None}}, "loss": "x"},
-        "data": {"flip": True, "list": [1, 2]},
+        "data": {"flip": True, "list": [1, 2], "data_dir": "/home"},
         "seed_everything": 3,
     }
-    assert flat_settings(nested) == {"net.width": 2.0, "loss": "x", "data.flip": True, "seed_everything": 3}
+    assert flat_settings(nested) == {"net.width": 2.0, "loss": "x", "data.flip": True, "seed": 3}
 
 
 # ---- loggers ------------------------------------------------------------------------------------------------------
@@ -387,3 +392,69 @@ def test_tensorboard_serves_pages_series_hparams_and_pictures(served):
     assert sorted(images[name]) == PICTURES
     shown = json.loads(fetch(f"{served}/data/plugin/images/images?run={quote(name)}&tag={quote(PICTURES[1])}&sample=0"))
     assert len(shown) == 4
+
+
+# Every chart of Custom Scalars, through all shadow roots: its title's element is a neighbour, its lines are SVG paths.
+CHARTS = """
+const charts = [];
+const walk = node => {
+  if (node.tagName === 'VZ-LINE-CHART2') charts.push(node);
+  if (node.shadowRoot) walk(node.shadowRoot);
+  node.childNodes.forEach(walk);
+};
+walk(document.body);
+return charts.map(chart => [...(chart.shadowRoot || chart).querySelectorAll('path.line, path.area, path.symbol')]
+  .filter(path => (path.getAttribute('d') || '').length > 10).length);
+"""
+CENTER_OF = """
+let found = null;
+const walk = node => {
+  if (node.nodeType === Node.TEXT_NODE && node.textContent.trim().toLowerCase() === arguments[0]) {
+    found = node.parentElement.getBoundingClientRect();
+  }
+  if (node.shadowRoot) walk(node.shadowRoot);
+  node.childNodes.forEach(walk);
+};
+walk(document.body);
+return found && [found.x + found.width / 2, found.y + found.height / 2];
+"""
+
+
+def wait_until(look, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not (value := look()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.3)
+    return value
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not browser_is_available(), reason="needs Chromium and its driver")
+def test_the_dashboard_in_a_browser(served, tmp_path):
+    """As a person would look: no chart is empty, pictures show, and the scatter view plots the run."""
+    with Browser(1600, 1300) as browser:
+        browser.open(f"{served}/#custom_scalars")
+        wait_until(lambda: all(page in browser.visible_text() for page in PAGES), 60, "the pages")
+        wanted = sum(
+            len(charts) for charts in custom_scalars(["conv1", "fc1"], ["conv1", "fc1", "classifier"]).values()
+        )
+        wait_until(lambda: len(browser.evaluate(CHARTS)) == wanted, 60, f"{wanted} charts")
+        wait_until(lambda: all(browser.evaluate(CHARTS)), 60, "lines in every chart")
+        browser.screenshot(tmp_path / "custom_scalars.png")
+
+        browser.open("about:blank")
+        browser.open(f"{served}/#images")
+        wait_until(lambda: all(tag in browser.visible_text() for tag in PICTURES[:2]), 60, "the pictures")
+        browser.screenshot(tmp_path / "images.png")
+
+        browser.open("about:blank")
+        browser.open(f"{served}/#hparams")
+        place = wait_until(
+            lambda: browser.evaluate(CENTER_OF, "scatter plot matrix view"), 60, "the scatter view's tab"
+        )
+        browser.click(*place)
+        wait_until(lambda: "Color by" in browser.visible_text(), 60, "the scatter view")
+        assert "lambda" in browser.visible_text()
+        browser.screenshot(tmp_path / "scatter.png")
+    for name in ("custom_scalars", "images", "scatter"):
+        assert np.asarray(Image.open(tmp_path / f"{name}.png")).std() > 10
