@@ -52,7 +52,7 @@ def main() -> None:
 
         return run
 
-    Dashboard.on_validation_epoch_end = timed(Dashboard.on_validation_epoch_end)  # type: ignore[method-assign]
+    Dashboard.on_validation_end = timed(Dashboard.on_validation_end)  # type: ignore[method-assign]
     stopwatch = Stopwatch()
 
     class Timed(SpikeCLI):

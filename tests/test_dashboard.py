@@ -92,6 +92,19 @@ def test_pictures_are_drawn_after_every_tenth_of_a_run_and_after_the_last_epoch(
         assert {histogram.histogram_value.num for histogram in histograms} == {neurons}
 
 
+def test_histograms_are_of_the_validation_just_done(tiny_args, monkeypatch):
+    drawn = {}
+    keep = lambda self, tag, values, step: drawn.update({(tag, step): values.mean().item()})  # noqa: E731
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_histogram", keep)
+    assert main(["fit", *tiny_args]) == 0
+    events = events_of(Path("runs") / run_name(["fit", *tiny_args]) / "seed0")
+    for layer in ("conv1", "fc1"):
+        rates = {event.step + 1: event.value for event in events.Scalars(f"spikes/rate/{layer}/val")}
+        means = {step: mean for (tag, step), mean in drawn.items() if tag == f"spikes/rates_of_neurons/{layer}"}
+        assert means == pytest.approx(rates, rel=1e-5)
+        assert len(set(means.values())) > 1
+
+
 @pytest.mark.parametrize(
     ("every", "epochs", "drawn"),
     [
@@ -123,7 +136,7 @@ def test_only_the_first_process_draws_and_never_in_the_sanity_check():
         {"is_global_zero": True, "sanity_checking": True},
     ):
         trainer = SimpleNamespace(**flags, max_epochs=1, current_epoch=0, state=state, loggers=[])
-        dashboard.on_validation_epoch_end(trainer, None)
+        dashboard.on_validation_end(trainer, None)
 
 
 @pytest.mark.parametrize("flag", ["every_n_epochs=-1", "images=0", "neurons=0"])

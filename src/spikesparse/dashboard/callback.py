@@ -55,7 +55,7 @@ class Dashboard(Callback):
                 sizes = sizes if isinstance(sizes, LayerSizes) else LayerSizes({}, {})
                 logger.experiment.add_custom_scalars(custom_scalars(list(sizes.neurons), list(sizes.synapses)))
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, when it is time to."""
         if not trainer.is_global_zero or trainer.sanity_checking or not self._is_time(trainer):
             return
