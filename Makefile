@@ -22,7 +22,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare test test-all lint format types crosscheck overhead tensorboard clean
+.PHONY: help setup train compare test test-all lint format types docs docs-serve crosscheck overhead tensorboard rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -51,13 +51,19 @@ test-all: $(READY) ## all tests
 	$(RUN) -m pytest -m "slow or not slow" $(ARGS)
 
 lint: $(READY) ## ruff's checks
-	$(RUN) -m ruff check src tests benchmarks
+	$(RUN) -m ruff check src tests benchmarks tools $(ARGS)
 
 format: $(READY) ## format the code (CHECK=1 only looks)
-	$(RUN) -m ruff format $(if $(CHECK),--check) src tests benchmarks
+	$(RUN) -m ruff format $(if $(CHECK),--check) src tests benchmarks tools
 
 types: $(READY) ## mypy, strict
 	$(RUN) -m mypy
+
+docs: $(READY) ## build the documentation's site in site/, warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+docs-serve: $(READY) ## the same on http://localhost:8000, rebuilt at every change
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs serve
 
 # Each witness gets an environment of its own: their dependencies contradict each other.
 WITNESSES := neurobench spikingjelly sinabs
@@ -81,6 +87,9 @@ tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-paramet
 	@echo "dashboard: http://localhost:6006/#custom_scalars"
 	$(RUN) -m tensorboard.main --logdir runs --samples_per_plugin images=100,scalars=10000 --port 6006 $(ARGS)
 
+rename: ## make a fresh clone your own project: NAME=my_project
+	@$(PYTHON) tools/rename.py "$(NAME)"
+
 clean: ## remove caches; runs, data and .venv stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

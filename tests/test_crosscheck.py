@@ -37,7 +37,7 @@ def test_our_counts_are_those_that_the_witnesses_confirmed(crosscheck):
     rows = committed()
     assert {row["network"] for row in rows} == set(ours)
     for row in rows:
-        assert ours[row["network"]][row["count"]] == int(row["spikesparse"]), row
+        assert ours[row["network"]][row["count"]] == int(row["ours"]), row
         assert row["agree"] in ("yes", "as explained")
 
 

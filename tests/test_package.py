@@ -55,5 +55,5 @@ def test_cli_file_stays_short():
 
 def test_make_help_lists_every_target():
     text = subprocess.run(["make", "-C", str(REPOSITORY)], capture_output=True, text=True, check=True).stdout
-    for target in ("train", "compare", "test", "test-all", "lint", "format", "types", "tensorboard"):
+    for target in ("train", "compare", "test", "test-all", "lint", "format", "types", "docs", "tensorboard"):
         assert f"make {target} " in text

@@ -21,10 +21,12 @@ from networks import IMAGES, TIMESTEPS, export
 from rich.console import Console
 from rich.table import Table
 
+from spikesparse import __version__
+
 Counts = dict[str, dict[str, float]]  # network -> count -> value
 HERE = Path(__file__).parent
 TOOLS = ("neurobench", "spikingjelly", "sinabs")
-COLUMNS = ["network", "count", "spikesparse", *TOOLS, "agree", "where a tool differs by its own definition"]
+COLUMNS = ["network", "count", "ours", *TOOLS, "agree", "where a tool differs by its own definition"]
 
 ANALOG = "sinabs adds up the first layer's analog values as operations"
 TWICE_POOLED = "sinabs multiplies by the window behind any average pool, though pooling neurons fire anew"
@@ -69,7 +71,7 @@ def verdicts(ours: Counts, theirs: dict[str, Counts]) -> list[dict[str, object]]
             ]
             rows.append(
                 {
-                    **{"network": network, "count": name, "spikesparse": own},
+                    **{"network": network, "count": name, "ours": own},
                     **{tool: "" if value is None else round(value, 3) for tool, value in cells.items()},
                     "agree": "NO: " + ", ".join(wrong) if wrong else "yes" if not reasons else "as explained",
                     COLUMNS[-1]: "; ".join(reasons.values()),
@@ -92,7 +94,7 @@ def show(rows: list[dict[str, object]]) -> None:
     """The table for a terminal."""
     table = Table(title=f"sums over {IMAGES} images, T={TIMESTEPS}", title_justify="left")
     for column in COLUMNS:
-        table.add_column(column, justify="right" if column in ("spikesparse", *TOOLS) else "left")
+        table.add_column(column, justify="right" if column in ("ours", *TOOLS) else "left")
     network = None
     for row in rows:
         if row["network"] != network:
@@ -110,7 +112,7 @@ def main() -> None:
         parser.add_argument(f"--{tool}", required=True, metavar="PYTHON", help="interpreter of its environment")
     parser.add_argument("--csv", type=Path, default=HERE.parents[1] / "results" / "crosscheck.csv")
     args = parser.parse_args()
-    versions = {name: metadata.version(name) for name in ("spikesparse", "torch")}
+    versions = {"spikesparse": __version__, "torch": metadata.version("torch")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours = export(folder)

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from spikesparse import __version__
 from spikesparse.bill_files import replace_file
 
 
@@ -49,11 +50,12 @@ def run_result(split: str, accuracy: float, rows: dict[str, dict[str, Any]]) -> 
 def machine() -> dict[str, Any]:
     """What a result was measured on: processor or GPU, threads, versions, and in a checkout the commit."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    versions = {name: metadata.version(name) for name in ("spikesparse", "torch", "pytorch-lightning")}
+    versions = {name: metadata.version(name) for name in ("torch", "pytorch-lightning")}
     return {
         "hardware": device,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
+        "spikesparse": __version__,  # its own word: a checkout on PYTHONPATH is installed nowhere
         **versions,
         "commit": _commit(),
     }

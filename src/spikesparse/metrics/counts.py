@@ -30,10 +30,10 @@ def _first(parts: Tensor) -> Tensor:
 class SpikeCounts(Metric):
     """Counts of all that a :class:`spikesparse.SpikeTally` holds, exact for any batches and number of processes.
 
-    The states are sums in int64: float32 stops counting at 2**24, and a float64 state would not survive
+    The states are sums in int64: float32 stops counting at ``2**24``, and a float64 state would not survive
     ``module.to(bfloat16)``. Each process adds up its own images; the sums are added when a value is asked for. A count
-    beyond 2**62 is refused. A subclass names the :attr:`column` of the bill that ``compute`` gives; :meth:`bill` gives
-    the whole of it, as exact integers.
+    beyond ``2**62`` is refused. A subclass names the :attr:`column` of the bill that ``compute`` gives; :meth:`bill`
+    gives the whole of it, as exact integers.
 
     Args:
         per_layer: compute a dict, layer name -> value, instead of one value for the whole network.

@@ -37,10 +37,10 @@ def penalty_of(penalty: Penalty, tally: SpikeTally) -> Tensor:
 
 
 class SpikePenalty(Penalty):
-    r"""Share of the possible spikes, or synaptic operations, that a batch spends: a fraction in [0, 1].
+    """Share of the possible spikes, or synaptic operations, that a batch spends: a fraction in [0, 1].
 
     With s the spikes of hidden layer l for one image, n its neurons and w its weight (1 unless given), the mean over
-    the batch of :math:`\sum_l w_l s_l / \sum_l w_l n_l T`: our reading of the spike count in the loss of Allred et
+    the batch of ``sum(w * s) / sum(w * n * T)``, over layers: our reading of the spike count in the loss of Allred et
     al. 2020 (arXiv 2003.01250). By ``"synops"``, the synaptic operations of the weight layers behind the first over
     their dense synapses times T. Being a fraction, its weight lambda means the same for any width, depth, batch, T.
 
