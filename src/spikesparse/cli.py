@@ -8,8 +8,9 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from spikesparse.bolts import load_bolts
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.module import SpikingClassifier
+from spikesparse.paths import CONFIGS
 from spikesparse.predict import PredictionWriter
-from spikesparse.runs import CONFIGS, RunConfig, place_run, refuse_spawning, with_checkpoint_settings
+from spikesparse.runs import RunConfig, place_run, refuse_spawning, with_checkpoint_settings
 from spikesparse.sparsity import SparsityAnnealing
 
 
