@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bokeh.models import ColumnDataSource, DataRange1d, FactorRange, HoverTool, NumeralTickFormatter
 from bokeh.plotting import figure
 from bokeh.transform import dodge
@@ -67,7 +69,7 @@ def _add_hover(chart: figure, renderers: list[object]) -> None:
     chart.add_tools(HoverTool(renderers=renderers, tooltips=tip, line_policy="nearest", point_policy="follow_mouse"))
 
 
-def _source(each: Drawn, **columns: list[object]) -> ColumnDataSource:
+def _source(each: Drawn, **columns: Sequence[object]) -> ColumnDataSource:
     length = len(next(iter(columns.values())))
     return ColumnDataSource({"run": [each.label] * length, "colour": [each.colour] * length, **columns})
 
@@ -89,15 +91,13 @@ def _curves(curve: Curve, runs: list[Drawn]) -> figure | None:
                 color=each.colour,
                 width=2.2 if solid else 1.4,
                 line_dash="solid" if solid else "4 3",
-                tags=[each.key],
+                name=each.key,
             )
             if solid:
                 size = 5 if len(epochs) <= 40 else 0
-                chart.scatter(
-                    "x", "y", source=source, color=each.colour, marker=each.marker, size=size, tags=[each.key]
-                )
+                chart.scatter("x", "y", source=source, color=each.colour, marker=each.marker, size=size, name=each.key)
             # A line as thin as drawn is hard to hit.
-            targets.append(chart.line("x", "y", source=source, width=16, alpha=0, tags=[each.key]))
+            targets.append(chart.line("x", "y", source=source, width=16, alpha=0, name=each.key))
     if not targets:
         return None
     chart.yaxis.formatter = NumeralTickFormatter(format=_TICKS)
@@ -121,7 +121,7 @@ def _bars(bars: Bars, runs: list[Drawn]) -> figure | None:
         exact = [_beside(height, bars.height(runs[0].run, layer), each) for layer, height in there.items()]
         source = _source(each, layer=list(there), y=list(there.values()), where=list(there), exact=exact)
         x = dodge("layer", (place - (len(finished) - 1) / 2) * width, range=chart.x_range)
-        look = {"fill_color": each.colour, "line_color": "white", "tags": [each.key]}
+        look = {"fill_color": each.colour, "line_color": "white", "name": each.key}
         targets.append(chart.vbar(x=x, top="y", width=width, source=source, **look))
     if len(names) > 8:
         chart.xaxis.major_label_orientation = 0.8
@@ -153,6 +153,6 @@ def _scatter(runs: list[Drawn]) -> figure | None:
             texts = {"where": [f"{percent(accuracy)} at spikes/image"], "exact": [count(spikes)]}
             source = _source(each, x=[spikes], y=[accuracy], **texts)
             look = {"size": 14, "fill_color": each.colour, "line_color": "white", "marker": each.marker}
-            targets.append(chart.scatter("x", "y", source=source, tags=[each.key], **look))
+            targets.append(chart.scatter("x", "y", source=source, name=each.key, **look))
     _add_hover(chart, targets)
     return chart

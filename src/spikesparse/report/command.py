@@ -33,7 +33,7 @@ def main(args: list[str]) -> None:
         raise UserError(f"--out={parsed.out}: the file to write must end in .html")
     runs = drawn([read_run(folder) for folder in find_runs(parsed.runs)])
     pngs = parsed.out.with_name(f"{parsed.out.stem}_png")
-    html = _html(runs, shlex.join(["spikesparse", "report", *args]))
+    html = report_page(runs, shlex.join(["spikesparse", "report", *args]))
     try:
         from spikesparse.report.png import write_pngs
 
@@ -49,7 +49,16 @@ def main(args: list[str]) -> None:
         print(f"missing       {sentence}")
 
 
-def _html(runs: list[Drawn], command: str) -> str:
+def report_page(runs: list[Drawn], command: str) -> str:
+    """The report as HTML.
+
+    Args:
+        runs: what it is about.
+        command: the command line that asked for it.
+
+    Raises:
+        UserError: if bokeh is not installed.
+    """
     try:
         import bokeh  # noqa: F401
     except ImportError as error:

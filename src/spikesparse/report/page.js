@@ -6,6 +6,6 @@ for (const button of document.querySelectorAll("nav button")) {
     button.setAttribute("aria-pressed", String(visible));
     for (const rows of document.querySelectorAll(`tbody[data-run="${key}"]`)) rows.classList.toggle("hidden", !visible);
     for (const chart of Bokeh.documents.flatMap(shown => shown.roots()))
-      for (const renderer of chart.renderers) if (renderer.tags.includes(key)) renderer.visible = visible;
+      for (const renderer of chart.renderers) if (renderer.name === key) renderer.visible = visible;
   });
 }
