@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from spikesparse.bolts import load_bolts
 from spikesparse.dashboard import Dashboard
 from spikesparse.data import CIFAR10DataModule
+from spikesparse.load import link_data_to_network
 from spikesparse.module import SpikingClassifier
 from spikesparse.own import check_network
 from spikesparse.paths import CONFIGS
@@ -59,9 +59,3 @@ class SpikeCLI(LightningCLI):
         if init is not None and init.get("max_epochs", 0) is None:  # cannot be a link: the scheduler is a callable
             init.max_epochs = config.trainer.max_epochs
         self.run_folder = place_run(config, self.subcommand, self.args)
-
-
-def link_data_to_network(parser: ArgumentParser) -> None:
-    """What the network takes from its data module."""
-    for name in ("timesteps", "num_classes", "input_shape"):
-        parser.link_arguments(f"data.{name}", f"model.net.init_args.{name}", apply_on="instantiate")

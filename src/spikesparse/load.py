@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from spikesparse.errors import UserError
 
 if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
     from spikesparse.data import CIFAR10DataModule
     from spikesparse.module import SpikingClassifier
 
@@ -25,7 +27,6 @@ def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassi
     from jsonargparse import ArgumentError, ArgumentParser
 
     from spikesparse.checkpoints import check_state_dict, read_checkpoint
-    from spikesparse.cli import link_data_to_network
     from spikesparse.data import CIFAR10DataModule
     from spikesparse.module import SpikingClassifier
     from spikesparse.own import unusable_part
@@ -52,3 +53,9 @@ def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassi
     check_state_dict(checkpoint["state_dict"], module.state_dict(), f"load_run={path}")
     module.load_state_dict(checkpoint["state_dict"])
     return module.eval(), data
+
+
+def link_data_to_network(parser: ArgumentParser) -> None:
+    """What the network takes from its data module."""
+    for name in ("timesteps", "num_classes", "input_shape"):
+        parser.link_arguments(f"data.{name}", f"model.net.init_args.{name}", apply_on="instantiate")
