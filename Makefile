@@ -83,8 +83,9 @@ crosscheck: $(READY) $(WITNESSES:%=.crosscheck/%/.ready) ## count frozen network
 overhead: $(READY) ## time and memory of a training step with and without counting
 	$(RUN) benchmarks/counting_overhead.py $(ARGS)
 
-tensorboard: $(READY) ## TensorBoard on all runs
-	$(RUN) -m tensorboard.main --logdir runs
+tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-parameters
+	@echo "dashboard: http://localhost:6006/#custom_scalars"
+	$(RUN) -m tensorboard.main --logdir runs --samples_per_plugin images=100,scalars=10000 --port 6006 $(ARGS)
 
 rename: ## make a fresh clone your own project: NAME=my_project
 	@$(PYTHON) tools/rename.py "$(NAME)"

@@ -32,8 +32,7 @@ BILL = SpikeBill(
     spikes={"conv1": 64, "fc1": 16},
     pooling_spikes={"pool1": 8},
     synops={"conv1": 0, "fc1": 480, "classifier": 96},
-    silent={"conv1": 3, "fc1": 1},
-    saturated={"conv1": 0, "fc1": 2},
+    neuron_spikes={"conv1": [0] * 3 + [1] * 7 + [2] * 3 + [7] * 5 + [8] * 2, "fc1": [0, 32, 3, 32, 5]},
     nonzero_synapses={"conv1": 90, "fc1": 30, "classifier": 40},
     nonzero_synops={"conv1": 0, "fc1": 240, "classifier": 96},
     nonzero_macs=720,
@@ -76,6 +75,14 @@ def test_rows_by_hand():
     }
 
 
+@pytest.mark.parametrize(
+    ("percent", "spikes"), [(0, 0), (10, 0), (15, 0), (16, 1), (50, 1), (90, 7), (91, 8), (100, 8)]
+)
+def test_percentiles_of_the_rate_by_hand(percent, spikes):
+    """Of 20 neurons: three with no spike, seven with 1, three with 2, five with 7, two with 8."""
+    assert BILL.rate_percentile("conv1", percent) == spikes / 32
+
+
 def test_spiking_input_has_dense_operations_in_the_first_layer():
     rows = replace(BILL, macs=0, spiking_steps=32, input_spikes=40).rows(COSTS)
     assert rows["conv1"]["dense_synops"] == 100 * 32
@@ -83,7 +90,7 @@ def test_spiking_input_has_dense_operations_in_the_first_layer():
 
 
 def test_what_was_not_recorded_is_none_not_zero():
-    names = ("silent", "saturated", "nonzero_synapses", "nonzero_synops", "nonzero_macs")
+    names = ("neuron_spikes", "nonzero_synapses", "nonzero_synops", "nonzero_macs")
     rows = replace(BILL, **dict.fromkeys(names)).rows(COSTS)
     for column in ("silent_neurons", "saturated_neurons", "nonzero_synapses", "nonzero_synops", "nonzero_macs"):
         assert rows["total"][column] is None
@@ -145,7 +152,7 @@ def test_table_leaves_out_what_says_nothing():
     text = printed(BILL)
     assert "nonzero SynOps" in text
     assert "input" not in text
-    spiking = replace(BILL, macs=0, spiking_steps=32, input_spikes=40, silent=None, saturated=None)
+    spiking = replace(BILL, macs=0, spiking_steps=32, input_spikes=40, neuron_spikes=None)
     text = printed(replace(spiking, nonzero_synapses=SIZES.synapses, nonzero_synops=BILL.synops, nonzero_macs=0))
     for absent in ("nonzero SynOps", "silent"):
         assert absent not in text

@@ -315,7 +315,7 @@ def test_a_network_without_records_trains_and_its_bill_says_what_it_does_not_kno
     make_trainer(tmp_path, 1, log_every_n_steps=1, enable_checkpointing=False).fit(model, datamodule=data)
     bill = model.bills["val"]
     assert bill.images == 4
-    assert bill.silent is None
+    assert bill.neuron_spikes is None
     assert bill.nonzero_synops is None
     assert not [tag for tag in model.measured if tag.startswith("health/")]
     assert model.measured["efficiency/synops_per_image/val"] == sum(bill.synops.values()) / 4

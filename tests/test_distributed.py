@@ -103,7 +103,7 @@ def test_two_processes_count_what_one_counts(tmp_path, count):
     assert two == [one, one]
     bill = one[0]
     assert (bill.images, bill.steps) == (count, 3 * count)
-    assert bill.silent is not None
+    assert bill.neuron_spikes is not None
     assert 0 < bill.nonzero_synops["fc1"] < bill.synops["fc1"]
     assert bill.input_spikes > 0
 

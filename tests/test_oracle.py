@@ -154,9 +154,11 @@ def check_bill(tally, oracle):
     for name in ("macs", "nonzero_macs", "input_spikes"):
         assert getattr(bill, name) == 2 * sum(getattr(oracle, name)), name
     assert bill.nonzero_synapses == oracle.nonzero_synapses
+    assert bill.neuron_spikes == {name: [2 * n for n in counts] for name, counts in oracle.neuron_spikes.items()}
     always = oracle.batch * oracle.timesteps
-    assert bill.silent == {name: counts.count(0) for name, counts in oracle.neuron_spikes.items()}
-    assert bill.saturated == {name: counts.count(always) for name, counts in oracle.neuron_spikes.items()}
+    for name, counts in oracle.neuron_spikes.items():
+        row = bill.rows()[name]
+        assert (row["silent_neurons"], row["saturated_neurons"]) == (counts.count(0), counts.count(always))
 
 
 def test_the_networks_above_cover_what_can_be_built():

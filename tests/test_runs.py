@@ -218,8 +218,8 @@ def test_metrics_start_anew_with_every_epoch(tiny_args):
     cli = fit([*tiny_args, "--model.optimizer.lr=0", "--model.optimizer.weight_decay=0"])
     assert {split: bill.images for split, bill in cli.model.bills.items()} == {"train": 36, "val": 4}
     assert cli.model.bills["train"].steps == 36 * 3
-    assert cli.model.bills["val"].silent is not None
-    assert cli.model.bills["train"].silent is None  # a record is never kept in training
+    assert cli.model.bills["val"].neuron_spikes is not None
+    assert cli.model.bills["train"].neuron_spikes is None  # a record is never kept in training
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])

@@ -15,14 +15,14 @@ from collections.abc import Callable
 
 def _command(name: str) -> Callable[[list[str]], object] | None:
     """The function behind a subcommand; imported only now, since torch takes seconds."""
-    if name in ("fit", "validate", "predict"):
+    if name in ("validate", "predict"):
         from spikesparse.cli import SpikeCLI
 
         return lambda args: SpikeCLI([name, *args])
-    if name in ("train", "compare", "test"):
+    if name in ("train", "compare", "fit", "test"):
         from spikesparse import train
 
-        return {"train": train.train, "compare": train.compare, "test": train.test}[name]
+        return {"train": train.train, "compare": train.compare, "fit": train.fit, "test": train.test}[name]
     if name == "convert":
         from spikesparse.data.convert import main as convert
 

@@ -29,6 +29,7 @@ class NonFiniteGuard(Callback):
             return  # float16's loss scaling makes infinite gradients on purpose and skips those steps
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        pl_module.log("health/gradient_norm", norm, on_step=False, on_epoch=True)
         if self._first_bad_step is None:
             self._first_bad_step = torch.full((), -1, dtype=torch.int64, device=norm.device)
         new = ~norm.isfinite() & (self._first_bad_step < 0)

@@ -6,6 +6,7 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from spikesparse.bolts import load_bolts
+from spikesparse.dashboard import Dashboard
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.module import SpikingClassifier
 from spikesparse.predict import PredictionWriter
@@ -36,9 +37,10 @@ class SpikeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the annealing, and what follows from something else."""
+        """Add our callbacks, and what follows from something else."""
         parser.add_lightning_class_args(SparsityAnnealing, "sparsity")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_lightning_class_args(Dashboard, "dashboard")
         parser.link_arguments("seed_everything", "data.draw_seed", compute_fn=int)
         link_data_to_network(parser)
 

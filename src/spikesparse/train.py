@@ -11,8 +11,9 @@ from spikesparse.bill_files import CSV as BILL_CSV
 from spikesparse.bill_files import JSON as BILL_JSON
 from spikesparse.bill_files import bill_table, read_rows, write_bill
 from spikesparse.cli import SpikeCLI
+from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
-from spikesparse.runs import config_digest, experiments, flag_value, run_name
+from spikesparse.runs import RunConfig, config_digest, experiments, flag_value, run_name
 from spikesparse.summary import (
     RunResult,
     comparison_table,
@@ -57,9 +58,28 @@ def train(args: list[str]) -> RunResult | None:
         **{"epochs": trainer.max_epochs, "fit_seconds": round(seconds, 1)},
     }
     result = _report(cli, run_name(["fit", *args]), best, about)
+    _write_hparams(cli, "test")
     if result is not None:
         _say_what_is_next(args, cli)
     return result
+
+
+def fit(args: list[str]) -> None:
+    """Lightning's ``fit``.
+
+    Args:
+        args: its command line.
+    """
+    cli = SpikeCLI(["fit", *args])
+    if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        _write_hparams(cli, "val")
+
+
+def _write_hparams(cli: SpikeCLI, split: str) -> None:
+    trainer: Any = cli.trainer
+    settings = next(callback for callback in trainer.callbacks if isinstance(callback, RunConfig)).settings()
+    extra = {"max_epochs": trainer.max_epochs, "precision": str(trainer.precision), "devices": trainer.world_size}
+    write_hparams(trainer, {**settings, **extra}, cli.model.measured, split)
 
 
 def test(args: list[str]) -> None:
@@ -158,7 +178,7 @@ def _say_what_is_trained(args: list[str]) -> None:
 def _say_what_is_next(args: list[str], cli: Any) -> None:
     experiment = _experiment(args)
     lines = [f"files         {cli.run_folder}/: config.yaml, checkpoints/best.ckpt and last.ckpt, result.json"]
-    lines.append("TensorBoard   make tensorboard   then open http://localhost:6006")
+    lines.append("dashboard     make tensorboard   then open http://localhost:6006/#custom_scalars")
     lines.append(f"its twin      make compare EXPERIMENT={experiment}")
     if experiment == "digits":
         lines.append(f"CIFAR-10      {CIFAR_HINT}")

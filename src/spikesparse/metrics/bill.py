@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -71,8 +72,8 @@ class SpikeBill:
         spikes: hidden layer -> spikes.
         pooling_spikes: spiking pooling layer -> spikes.
         synops: weight layer -> synaptic operations.
-        silent: hidden layer -> neurons that never spiked; None if no record was kept of every image. So below.
-        saturated: hidden layer -> neurons that spiked in every step.
+        neuron_spikes: hidden layer -> spikes of each of its neurons; None if no record was kept of every image. So
+            below.
         nonzero_synapses: weight layer -> dense synapses of nonzero weight.
         nonzero_synops: weight layer -> synaptic operations over those alone.
         nonzero_macs: multiply-accumulates over those alone.
@@ -87,8 +88,7 @@ class SpikeBill:
     spikes: dict[str, int]
     pooling_spikes: dict[str, int]
     synops: dict[str, int]
-    silent: dict[str, int] | None = None
-    saturated: dict[str, int] | None = None
+    neuron_spikes: dict[str, list[int]] | None = None
     nonzero_synapses: dict[str, int] | None = None
     nonzero_synops: dict[str, int] | None = None
     nonzero_macs: int | None = None
@@ -110,10 +110,15 @@ class SpikeBill:
             if weights_known == images:
                 record["nonzero_synapses"] = {name: n // images for name, n in synapses.items()}
                 record |= {"nonzero_synops": nonzero_synops, "nonzero_macs": nonzero_macs}
-            trains = {name: list(islice(ahead, n)) for name, n in layers.neurons.items()}
-            record["silent"] = {name: train.count(0) for name, train in trains.items()}
-            record["saturated"] = {name: train.count(steps) for name, train in trains.items()}
+            record["neuron_spikes"] = {name: list(islice(ahead, n)) for name, n in layers.neurons.items()}
         return cls(layers, images, steps, spiking_steps, input_spikes, macs, spikes, pooling_spikes, synops, **record)
+
+    def rate_percentile(self, layer: str, percent: float) -> float:
+        """Spike rate that so many percent of a hidden layer's neurons do not exceed (nearest rank)."""
+        assert self.neuron_spikes is not None
+        ordered = sorted(self.neuron_spikes[layer])
+        rank = max(1, math.ceil(percent / 100 * len(ordered)))
+        return ordered[rank - 1] / max(1, self.steps)
 
     def rows(self, constants: EnergyConstants = _DEFAULT) -> dict[str, dict[str, Any]]:
         """The bill as a table: "input", weight layers, spiking pooling layers and "total" -> column -> value.
@@ -137,8 +142,9 @@ class SpikeBill:
             "membrane_updates": neurons[name] * self.steps,
         }
         if name in self.spikes:
-            counts["silent_neurons"] = _of(self.silent, name)
-            counts["saturated_neurons"] = _of(self.saturated, name)
+            each = None if self.neuron_spikes is None else self.neuron_spikes[name]
+            counts["silent_neurons"] = None if each is None else each.count(0)
+            counts["saturated_neurons"] = None if each is None else each.count(self.steps)
         return counts
 
     def _weight_counts(self, name: str) -> dict[str, Any]:

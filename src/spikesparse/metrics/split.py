@@ -13,10 +13,13 @@ TAGS = {
     "efficiency/spikes_per_image": "spikes_per_image",
     "efficiency/synops_per_image": "synops_per_image",
     "efficiency/nonzero_synops_per_image": "nonzero_synops_per_image",
+    "efficiency/ann_macs_per_image": "ann_macs_per_image",
     "efficiency/energy_uj_per_image": "energy_uj_per_image",
+    "efficiency/ann_energy_uj_per_image": "ann_energy_uj_per_image",
     "efficiency/energy_over_ann": "energy_over_ann",
 }
 LAYER_TAGS = {"spikes/rate": "spike_rate", "synops": "synops_per_image"}
+PERCENTILE_TAGS = {"spikes/p10": 10, "spikes/p90": 90}  # of the rates of a layer's neurons
 NEURON_TAGS = {"health/silent": "silent_neurons", "health/saturated": "saturated_neurons"}  # shares of the neurons
 
 
@@ -51,9 +54,11 @@ class SplitMetrics(nn.Module):
             for tag, column in LAYER_TAGS.items():
                 if column in row:
                     values[f"{tag}/{name}/{split}"] = row[column]
-            for tag, column in NEURON_TAGS.items():
-                if row.get(column) is not None:
+            if row.get("silent_neurons") is not None:
+                for tag, column in NEURON_TAGS.items():
                     values[f"{tag}/{name}/{split}"] = row[column] / row["neurons"]
+                for tag, percent in PERCENTILE_TAGS.items():
+                    values[f"{tag}/{name}/{split}"] = bill.rate_percentile(name, percent)
         for metric in (*means.values(), self.counts):
             metric.reset()
         return values, bill
