@@ -88,7 +88,7 @@ tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-paramet
 	$(RUN) -m tensorboard.main --logdir runs --samples_per_plugin images=100,scalars=10000 --port 6006 $(ARGS)
 
 rename: ## make a fresh clone your own project: NAME=my_project
-	@$(PYTHON) tools/rename.py "$(NAME)"
+	@$(PYTHON) tools/rename.py -- "$(NAME)"
 
 clean: ## remove caches; runs, data and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site
