@@ -14,7 +14,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 def test_python_of_a_page_runs(page, capsys):
     mpl.use("Agg")
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    assert blocks
+    if not blocks:
+        pytest.skip("a page without Python")
     for block in blocks:
         exec(compile(block, str(page), "exec"), {})
     plt.close("all")

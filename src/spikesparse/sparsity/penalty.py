@@ -14,7 +14,7 @@ PENALTIES = ("spikes", "synops")
 
 
 class SpikePenalty(nn.Module):
-    """Share of the possible spikes, or synaptic operations, that a batch spends: a fraction in [0, 1].
+    r"""Share of the possible spikes, or synaptic operations, that a batch spends: a fraction in [0, 1].
 
     With s the spikes of hidden layer l for one image, n its neurons and w its weight (1 unless given), the mean over
     the batch of ``sum(w * s) / sum(w * n * T)``, over layers: our reading of the spike count in the loss of Allred et
