@@ -1,6 +1,7 @@
 """Guards around every test, and what several of them share."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 def _guards(monkeypatch, tmp_path):
     """Work in a folder of the test's own; leave environment, threads, dtype and processes as they were."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the command line adds the current directory
     before, threads = dict(os.environ), torch.get_num_threads()
     torch.set_num_threads(1)
     yield

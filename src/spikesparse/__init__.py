@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spikesparse.data import CIFAR10DataModule as CIFAR10DataModule
     from spikesparse.encoding import DirectEncoder as DirectEncoder
+    from spikesparse.encoding import Encoder as Encoder
     from spikesparse.encoding import PoissonEncoder as PoissonEncoder
     from spikesparse.load import load_run as load_run
     from spikesparse.lr_schedulers import LinearWarmupCosineAnnealingLR as LinearWarmupCosineAnnealingLR
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "CIFAR10DataModule": "data",
     "DirectEncoder": "encoding",
+    "Encoder": "encoding",
     "Energy": "metrics",
     "IF": "nn",
     "LIF": "nn",

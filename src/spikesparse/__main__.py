@@ -9,6 +9,7 @@ spikesparse convert FOLDER OUT.npz                             a folder of image
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -45,6 +46,8 @@ def main(args: list[str] | None = None) -> int:
         return 0
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    if (here := os.getcwd()) not in sys.path:  # for the user's own classes; last, so that it hides nothing installed
+        sys.path.append(here)
     try:
         command = _command(args[0])
         if command is None:
@@ -57,6 +60,11 @@ def main(args: list[str] | None = None) -> int:
     except MisconfigurationException as error:  # Lightning's word for settings that contradict each other
         return _refuse(" ".join(str(error).split()))
     except argparse.ArgumentError as error:  # the parser's own: an unknown flag, a value of the wrong type
+        from spikesparse.own import unusable_part
+        from spikesparse.runs import configs_of
+
+        if (unusable := unusable_part(configs_of(args))) is not None:
+            return _refuse(str(unusable))
         return _refuse(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.")
     return 0
 

@@ -9,6 +9,7 @@ from spikesparse.bolts import load_bolts
 from spikesparse.dashboard import Dashboard
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.module import SpikingClassifier
+from spikesparse.own import check_network
 from spikesparse.predict import PredictionWriter
 from spikesparse.runs import CONFIGS, RunConfig, place_run, refuse_spawning, with_checkpoint_settings
 from spikesparse.sparsity import SparsityAnnealing
@@ -52,6 +53,7 @@ class SpikeCLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         refuse_spawning(config.trainer.strategy)
+        check_network(config.model.net.class_path)
         init = getattr(config.model.scheduler, "init_args", None)
         if init is not None and init.get("max_epochs", 0) is None:  # cannot be a link: the scheduler is a callable
             init.max_epochs = config.trainer.max_epochs

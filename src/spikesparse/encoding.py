@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spikesparse.errors import UserError, choose
+from spikesparse.own import refusal
 from spikesparse.philox import POISSON, uniform
 
 #: Normalisations that an encoder may ask the data module for.
@@ -81,8 +82,10 @@ def make_encoder(encoder: str | Encoder) -> Encoder:
     """An encoder by its name, or as it is.
 
     Raises:
-        UserError: for a name that does not exist.
+        UserError: for a name that does not exist, or a class path that is no encoder's.
     """
-    return (
-        encoder if isinstance(encoder, Encoder) else ENCODERS[choose("encoder", encoder, ENCODERS, "--data.encoder")]()
-    )
+    if isinstance(encoder, Encoder):
+        return encoder
+    if isinstance(encoder, str) and "." in encoder:  # a class path that could not be taken is left as a string
+        raise refusal("data.encoder", encoder)
+    return ENCODERS[choose("encoder", encoder, ENCODERS, "--data.encoder")]()

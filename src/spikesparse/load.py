@@ -20,14 +20,15 @@ def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassi
         which: "best" or "last"; where there is no best checkpoint, the last is taken.
 
     Raises:
-        UserError: if the folder holds no such run.
+        UserError: if the folder holds no such run, or a class of its own cannot be imported from here.
     """
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentError, ArgumentParser
 
     from spikesparse.checkpoints import check_state_dict, read_checkpoint
     from spikesparse.cli import link_data_to_network
     from spikesparse.data import CIFAR10DataModule
     from spikesparse.module import SpikingClassifier
+    from spikesparse.own import unusable_part
 
     folder = Path(run_folder)
     path = folder / "checkpoints" / f"{which}.ckpt"
@@ -42,7 +43,11 @@ def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassi
     parser.add_class_arguments(CIFAR10DataModule, "data")
     link_data_to_network(parser)
     settings["data"]["draw_seed"] = settings["seed_everything"]
-    ready = parser.instantiate_classes(parser.parse_object({key: settings[key] for key in ("model", "data")}))
+    try:
+        config = parser.parse_object({key: settings[key] for key in ("model", "data")})
+    except ArgumentError as error:
+        raise unusable_part([settings]) or error from error
+    ready = parser.instantiate_classes(config)
     module, data = ready.model, ready.data
     check_state_dict(checkpoint["state_dict"], module.state_dict(), f"load_run={path}")
     module.load_state_dict(checkpoint["state_dict"])

@@ -20,7 +20,9 @@ from spikesparse.errors import UserError, choose
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import SpikingNetwork, SpikingOutput
-from spikesparse.sparsity import SpikePenalty
+from spikesparse.nn.network import output_of
+from spikesparse.sparsity import Penalty, SpikePenalty
+from spikesparse.sparsity.penalty import penalty_of
 
 LOSSES = ("cross_entropy", "squared_error")
 
@@ -42,7 +44,8 @@ class SpikingClassifier(LightningModule):
         loss: "cross_entropy", or "squared_error": against one-hot targets, summed over classes (Lee et al. 2020 sum
             it over the batch as well; here it is the mean, so that the learning rate does not hang on the batch).
         label_smoothing: of the cross-entropy.
-        penalty: what a spike costs; None is :class:`spikesparse.SpikePenalty` by spikes.
+        penalty: what a spike costs, any module that makes a scalar of a tally; None is
+            :class:`spikesparse.SpikePenalty` by spikes.
         energy: what an accumulate and a multiply-accumulate cost, for the energy that is reported.
         init_from: a checkpoint whose weights to start from; nothing else of it is used.
 
@@ -59,7 +62,7 @@ class SpikingClassifier(LightningModule):
         scheduler: LRSchedulerCallable | None = None,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
-        penalty: SpikePenalty | None = None,
+        penalty: Penalty | None = None,
         energy: EnergyConstants = EnergyConstants(),  # noqa: B008 (frozen)
         init_from: str | None = None,
     ) -> None:
@@ -88,8 +91,7 @@ class SpikingClassifier(LightningModule):
         ``record`` as in :class:`spikesparse.SpikingNetwork`; a network whose forward does not have it keeps none.
         """
         x = x.to(self.dtype)  # encoded in float32 whatever the precision; under bf16-true the weights are not
-        output: SpikingOutput = self.net(x, record=record) if self._records else self.net(x)
-        return output
+        return output_of(self.net, x, record=record) if self._records else output_of(self.net, x)
 
     def setup(self, stage: str) -> None:
         """Refuse a launch that would train one model per process by mistake."""
@@ -182,7 +184,7 @@ class SpikingClassifier(LightningModule):
         else:
             target = F.one_hot(batch.labels, output.logits.shape[1]).to(output.logits.dtype)
             task = (output.logits - target).square().sum(1).mean()
-        sparsity = self.penalty(output.tally)
+        sparsity = penalty_of(self.penalty, output.tally)
         self._metrics(split).update(output, batch.labels, task, sparsity)
         return output, task, sparsity
 

@@ -14,6 +14,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 
 from spikesparse.checkpoints import read_checkpoint
 from spikesparse.errors import UserError
+from spikesparse.own import own_files
 
 PACKAGE = Path(__file__).resolve().parent
 #: A checkout has the configurations beside src; an installed package carries them inside.
@@ -53,9 +54,14 @@ def experiments(args: list[str]) -> list[str]:
 
 
 def config_digest(args: list[str]) -> str:
-    """SHA-256 of base.yaml and the config files on a command line: the same flags over an edited file differ."""
+    """SHA-256 of base.yaml, the config files on a command line and the user's own files that these name.
+
+    The same flags over an edited file differ.
+    """
     files = [CONFIGS / "base.yaml", *(Path(value) for flag, value in _settings(args) if flag == "--config")]
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+    texts = [file.read_text() for file in files if file.is_file()]
+    texts += [file.read_text() for file in own_files("\n".join([*texts, *args]))]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def run_name(args: list[str]) -> str:
@@ -111,6 +117,21 @@ def set_aside(folder: Path) -> None:
     except OSError as error:
         raise UserError(f"{folder}: an earlier run lies there and cannot be moved aside ({error}).") from error
     print(f"an earlier run was kept as {kept}")
+
+
+def configs_of(args: list[str]) -> list[dict[str, Any]]:
+    """What a command line sets, by its flags, config files and checkpoint: nested, the last one counts."""
+    configs: list[dict[str, Any]] = []
+    for flag, value in _settings(with_checkpoint_settings(args)):
+        if flag == "--config":
+            text = Path(value).read_text() if "\n" not in value and Path(value).is_file() else value
+            config = yaml.safe_load(text)
+        else:
+            config = value
+            for name in reversed(flag.removeprefix("--").split(".")):
+                config = {name: config}
+        configs += [config] if isinstance(config, dict) else []
+    return configs
 
 
 def with_checkpoint_settings(args: list[str]) -> list[str]:

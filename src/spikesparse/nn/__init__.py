@@ -2,7 +2,7 @@
 
 from spikesparse.nn.layer import SpikingLayer
 from spikesparse.nn.network import SpikingNetwork, SpikingStack
-from spikesparse.nn.neurons import IF, LIF
+from spikesparse.nn.neurons import IF, LIF, SpikingNeuron
 from spikesparse.nn.pooling import SpikingAvgPool2d
 from spikesparse.nn.tally import LayerSizes, SpikeCounter, SpikeRecord, SpikeTally, SpikingOutput
 from spikesparse.nn.vgg import SpikingVGG
@@ -17,6 +17,7 @@ __all__ = [
     "SpikingAvgPool2d",
     "SpikingLayer",
     "SpikingNetwork",
+    "SpikingNeuron",
     "SpikingOutput",
     "SpikingStack",
     "SpikingVGG",

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spikesparse.errors import UserError
 from spikesparse.nn.fanout import Incoming
 from spikesparse.nn.pooling import SpikingAvgPool2d, fold_time
 from spikesparse.nn.tally import SpikeCounter
+from spikesparse.own import path_of
 
 
 class TimeSharedDropout(nn.Module):
@@ -81,7 +83,13 @@ class SpikingLayer(nn.Module):
             x = norm_constant(self.norm, x, timesteps) if constant else fold_time(self.norm, x)
         if self.neuron is None:
             return x
+        expected = (timesteps, *x.shape) if constant else tuple(x.shape)
         x = self.neuron(x, timesteps if constant else None)
+        if tuple(x.shape) != expected:
+            raise UserError(
+                f"--model.net.neuron={path_of(self.neuron)}: its forward returned the shape {tuple(x.shape)}; (T, B, "
+                f"...) is needed, here {expected}; see docs/own_neuron.md."
+            )
         counter.neurons(x, unit := self.unit)
         if self.dropout is not None and self.training:
             x = self.dropout(x)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from spikesparse.errors import choose
+from spikesparse.errors import UserError, choose
+from spikesparse.nn.contract import Contract
 from spikesparse.nn.fanout import Incoming
 from spikesparse.nn.layer import SpikingLayer
 from spikesparse.nn.pooling import SpikingAvgPool2d
 from spikesparse.nn.tally import LayerSizes, SpikeCounter, SpikingOutput
+from spikesparse.own import path_of
 
 READOUTS = ("mean", "leaky")
 
 
-class SpikingNetwork(nn.Module):
-    """Base of networks that the command line builds: ``forward`` returns a :class:`SpikingOutput`.
+class SpikingNetwork(Contract):
+    """What a network must do: ``forward`` returns a :class:`SpikingOutput`. Any module that does so is one.
 
-    A subclass takes ``num_classes``, ``input_shape`` (C, H, W) and ``timesteps`` among its arguments: the data
-    module fills them in.
+    To be built by the command line, its class takes ``num_classes``, ``input_shape`` (C, H, W) and ``timesteps``
+    among its arguments: the data module fills them in.
     """
 
     def forward(self, x: Tensor, record: str | None = None) -> SpikingOutput:
@@ -30,6 +34,26 @@ class SpikingNetwork(nn.Module):
                 themselves as well (``tally.record``). Evaluation asks for it, training never does.
         """
         raise NotImplementedError
+
+
+def output_of(net: nn.Module, *args: Any, **kwargs: Any) -> SpikingOutput:
+    """What ``net`` makes of an input.
+
+    Raises:
+        UserError: if that is no :class:`SpikingOutput` with a row of logits per image.
+    """
+    output = net(*args, **kwargs)
+    if not isinstance(output, SpikingOutput):
+        raise UserError(
+            f"--model.net={path_of(net)}: its forward returned {type(output).__name__!r}; "
+            "spikesparse.SpikingOutput(logits, tally) is needed; see docs/own_network.md."
+        )
+    if output.logits.dim() != 2 or len(output.logits) != output.tally.batch_size:
+        raise UserError(
+            f"--model.net={path_of(net)}: its logits have the shape {tuple(output.logits.shape)}; (images, classes) is "
+            f"needed, here ({output.tally.batch_size}, classes)."
+        )
+    return output
 
 
 class SpikingStack(SpikingNetwork):

@@ -10,13 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from spikesparse.errors import UserError, choose
+from spikesparse.nn.contract import Contract
 from spikesparse.ops import NeuronSpec, neuron_scan
 from spikesparse.ops.surrogate import Surrogate, surrogate
 
 RESETS = ("hard", "soft")
 
 
-class LIF(nn.Module):
+class SpikingNeuron(Contract):
+    """What a layer of neurons must do: currents in, spikes out. Any module that does so is one.
+
+    Attributes:
+        unit: the only value besides zero that its spikes take; None promises nothing, and spikes may have either sign.
+    """
+
+    unit: float | None = None
+
+    def forward(self, current: Tensor, timesteps: int | None = None) -> Tensor:
+        """Spikes (T, B, ...) from a current (T, B, ...), or from a constant one (B, ...) over ``timesteps``."""
+        raise NotImplementedError
+
+
+class LIF(SpikingNeuron):
     """Leaky integrate-and-fire neurons: h = decay * v + x; a spike where h >= threshold; then the reset.
 
     Args:

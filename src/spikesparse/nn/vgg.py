@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
 
 from spikesparse.errors import UserError, choose
@@ -10,9 +14,10 @@ from spikesparse.nn.fanout import Incoming
 from spikesparse.nn.initialization import init_firing, mean_square_after
 from spikesparse.nn.layer import SpikingLayer
 from spikesparse.nn.network import READOUTS, SpikingStack
-from spikesparse.nn.neurons import LIF
+from spikesparse.nn.neurons import LIF, SpikingNeuron
 from spikesparse.nn.pooling import POOLINGS, SpikingAvgPool2d
 from spikesparse.ops.surrogate import surrogate as make_surrogate
+from spikesparse.own import path_of
 
 NORMS = ("batch", "none")
 
@@ -44,6 +49,8 @@ class SpikingVGG(SpikingStack):
         readout: "mean" over T of the classifier's output; or "leaky": Lee's accumulator, which leaks by
             ``decay`` and never fires; its last potential is divided by (threshold * T).
         classifier_bias: give the classifier a bias.
+        neuron: makes each layer's neurons, in place of :class:`LIF`: a class, such as one of your own. It takes none of
+            the settings above.
 
     Raises:
         UserError: naming the setting, for any that cannot be built.
@@ -76,6 +83,7 @@ class SpikingVGG(SpikingStack):
         dropout: float = 0.0,
         readout: str = "mean",
         classifier_bias: bool = True,
+        neuron: Callable[[], SpikingNeuron] | None = None,
     ) -> None:
         choose("norm", norm, NORMS, "--model.net.norm")
         choose("pooling", pooling, POOLINGS, "--model.net.pooling")
@@ -83,7 +91,7 @@ class SpikingVGG(SpikingStack):
         if timesteps < 1:
             raise UserError(f"--data.timesteps={timesteps}: a network needs at least 1 time step; 4 is usual.")
 
-        def neuron() -> LIF:
+        def lif() -> SpikingNeuron:
             return LIF(decay, threshold, reset, detach_reset, surrogate, surrogate_slope, learn_decay, learn_threshold)
 
         def make_pool() -> nn.Module | None:
@@ -91,7 +99,21 @@ class SpikingVGG(SpikingStack):
                 return SpikingAvgPool2d(2, make_surrogate(surrogate, surrogate_slope))
             return {"max": nn.MaxPool2d(2), "average": nn.AvgPool2d(2), "strided": None}[pooling]
 
-        neuron()  # refuses wrong settings before any layer is drawn
+        lif()  # refuses wrong settings before any layer is drawn
+        if neuron is not None:
+            # What another part of the network reads, the readout or the pooling neurons, may be set all the same.
+            read = {"decay", "threshold"} if readout == "leaky" else {"threshold"} if norm == "none" else set()
+            read |= {"surrogate", "surrogate_slope"} if pooling == "spiking_average" else set()
+            refuse_unread(
+                {
+                    **{"decay": decay, "threshold": threshold, "reset": reset, "detach_reset": detach_reset},
+                    **{"learn_decay": learn_decay, "learn_threshold": learn_threshold},
+                    **{"surrogate": surrogate, "surrogate_slope": surrogate_slope},
+                },
+                read,
+                check_neuron(neuron()),
+            )
+        make_neuron = neuron or lif
         if not 0.0 <= dropout < 1.0:
             raise UserError(f"--model.net.dropout={dropout}: a probability in [0, 1) is needed; 0 is no dropout.")
         plan = parse_architecture(architecture, width)
@@ -119,9 +141,44 @@ class SpikingVGG(SpikingStack):
             mean_square = mean_square_after(pooling if pooled else None)
             batch_norm = (nn.BatchNorm2d if kind == "conv" else nn.BatchNorm1d)(size) if norm == "batch" else None
             pool = make_pool() if pooled else None
-            layers[name] = SpikingLayer(weights, batch_norm, neuron(), dropout, pool)
+            layers[name] = SpikingLayer(weights, batch_norm, make_neuron(), dropout, pool)
             incoming = incoming.after(weights).after(pool)
         if not layers:
             raise UserError(f"--model.net.architecture={architecture!r}: at least one hidden layer is needed.")
         layers["classifier"] = SpikingLayer(nn.Linear(incoming.features, num_classes, bias=classifier_bias))
         super().__init__(layers, input_shape, timesteps, readout, decay, threshold)
+
+
+def check_neuron(neuron: nn.Module) -> nn.Module:
+    """Refuse what cannot be a layer's neurons.
+
+    Raises:
+        UserError: if it is no module, or its forward does not take (current, timesteps).
+    """
+    where = f"--model.net.neuron={path_of(neuron)}"
+    if not isinstance(neuron, nn.Module):
+        raise UserError(f"{where}: it is no torch.nn.Module; see docs/own_neuron.md.")
+    try:
+        inspect.signature(neuron.forward).bind(None, None)
+    except TypeError as error:
+        raise UserError(
+            f"{where}: its forward must take (current, timesteps) ({error}); timesteps is None, or T of a current that "
+            "is the same in every step; see docs/own_neuron.md."
+        ) from error
+    return neuron
+
+
+def refuse_unread(settings: dict[str, Any], read: set[str], neuron: nn.Module) -> None:
+    """Refuse settings of the built-in neuron where another one stands, which would not read them.
+
+    Raises:
+        UserError: naming those that differ from their defaults.
+    """
+    defaults = inspect.signature(SpikingVGG.__init__).parameters
+    unread = [k for k, v in settings.items() if k not in read and v != defaults[k].default]
+    if unread:
+        flags = ", ".join(f"--model.net.{name}={settings[name]}" for name in unread)
+        raise UserError(
+            f"{flags}: --model.net.neuron={path_of(neuron)} does not read it. Leave it out, or set the neuron's own "
+            "arguments: --model.net.neuron.<argument>."
+        )

@@ -1,6 +1,6 @@
 """What a spike costs, and how that cost grows over training."""
 
 from spikesparse.sparsity.annealing import SparsityAnnealing
-from spikesparse.sparsity.penalty import SpikePenalty
+from spikesparse.sparsity.penalty import Penalty, SpikePenalty
 
-__all__ = ["SparsityAnnealing", "SpikePenalty"]
+__all__ = ["Penalty", "SparsityAnnealing", "SpikePenalty"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from spikesparse.errors import UserError, choose
-from spikesparse.sparsity.schedules import SCHEDULES
+from spikesparse.own import refusal
+from spikesparse.sparsity.schedules import SCHEDULES, ScheduleName
 
 
 class SparsityAnnealing(Callback):
@@ -21,20 +23,22 @@ class SparsityAnnealing(Callback):
 
     Args:
         end_value: lambda at the end, >= 0; 0 trains for accuracy alone (the twin).
-        schedule: "constant", "linear", "cosine", "exponential", "step" or "cooling".
+        schedule: "constant", "linear", "cosine", "exponential", "step" or "cooling"; or a function of the ramp's
+            progress, from 0 up to 1, that gives the share of the way from start to end value.
         start_epoch: epoch (from 0) at which the ramp starts.
         end_epoch: epoch from which lambda has its end value; None is half of ``trainer.max_epochs``. The best
             checkpoint is chosen from this epoch on.
         start_value: lambda before and at the start of the ramp.
 
     Raises:
-        UserError: for a negative lambda, an unknown schedule, or a ramp that ends before it starts.
+        UserError: for a negative lambda (also from a schedule of one's own), an unknown schedule, or a ramp that ends
+            before it starts.
     """
 
     def __init__(
         self,
         end_value: float = 0.0,
-        schedule: str = "linear",
+        schedule: ScheduleName | Callable[[float], float] | str = "linear",
         start_epoch: int = 0,
         end_epoch: int | None = None,
         start_value: float = 0.0,
@@ -49,7 +53,11 @@ class SparsityAnnealing(Callback):
                 f"--sparsity.end_epoch={end_epoch}: the ramp ends before it starts (--sparsity.start_epoch="
                 f"{start_epoch})."
             )
-        self.schedule = choose("schedule", schedule, SCHEDULES, "--sparsity.schedule")
+        if isinstance(schedule, str) and "." in schedule:  # a class path that could not be taken is left as a string
+            raise refusal("sparsity.schedule", schedule)
+        if not callable(schedule):
+            schedule = SCHEDULES[choose("schedule", schedule, SCHEDULES, "--sparsity.schedule")]
+        self.schedule = schedule
         self.end_value, self.start_value, self.start_epoch = end_value, start_value, start_epoch
         self._asked_end_epoch, self.end_epoch = end_epoch, end_epoch
 
@@ -61,7 +69,13 @@ class SparsityAnnealing(Callback):
         if epoch < self.start_epoch:
             return self.start_value
         progress = (epoch - self.start_epoch) / (self.end_epoch - self.start_epoch)
-        return self.start_value + (self.end_value - self.start_value) * SCHEDULES[self.schedule](progress)
+        value = self.start_value + (self.end_value - self.start_value) * float(self.schedule(progress))
+        if not (value >= 0.0 and math.isfinite(value)):
+            raise UserError(
+                f"--sparsity.schedule: it makes lambda {value} in epoch {epoch} (progress {progress:.3g}); lambda must "
+                "be 0 or more. It gives the share of the way from --sparsity.start_value to --sparsity.end_value."
+            )
+        return value
 
     def at_end_value(self, epoch: int) -> bool:
         """Whether lambda has reached its end value in ``epoch``: the window in which the best checkpoint is chosen."""

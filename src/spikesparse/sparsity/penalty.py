@@ -5,16 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikesparse.errors import UserError, choose
+from spikesparse.nn.contract import Contract
 from spikesparse.nn.tally import SpikeTally
+from spikesparse.own import path_of
 
 PENALTIES = ("spikes", "synops")
 
 
-class SpikePenalty(nn.Module):
-    r"""Share of the possible spikes, or synaptic operations, that a batch spends: a fraction in [0, 1].
+class Penalty(Contract):
+    """What a penalty must do: a differentiable scalar from a batch's tally. Any module that does so is one."""
+
+    def forward(self, tally: SpikeTally) -> Tensor:
+        """Penalty of a batch: a scalar, the smaller the better."""
+        raise NotImplementedError
+
+
+def penalty_of(penalty: Penalty, tally: SpikeTally) -> Tensor:
+    """What a batch costs: a scalar.
+
+    Raises:
+        UserError: if ``penalty`` returns anything else.
+    """
+    cost: Tensor = penalty(tally)
+    if not isinstance(cost, Tensor) or cost.dim():
+        found = f"a tensor of shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else repr(type(cost).__name__)
+        raise UserError(f"--model.penalty={path_of(penalty)}: its forward returned {found}; a scalar tensor is needed.")
+    return cost
+
+
+class SpikePenalty(Penalty):
+    """Share of the possible spikes, or synaptic operations, that a batch spends: a fraction in [0, 1].
 
     With s the spikes of hidden layer l for one image, n its neurons and w its weight (1 unless given), the mean over
     the batch of ``sum(w * s) / sum(w * n * T)``, over layers: our reading of the spike count in the loss of Allred et

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 SHARPNESS = 5.0  # of the exponential schedules: exp(-5) is under 1 %
 STEPS = 4  # of the step schedule
@@ -32,6 +33,9 @@ def _step(progress: float) -> float:
 def _cooling(progress: float) -> float:
     return 1.0 - (math.exp(-SHARPNESS * progress) - math.exp(-SHARPNESS)) / (1.0 - math.exp(-SHARPNESS))
 
+
+#: The names once more as a type: jsonargparse takes a name for one before it looks for a function of that name.
+ScheduleName = Literal["constant", "linear", "cosine", "exponential", "step", "cooling"]
 
 #: name -> fraction of the way from start to end value at ``progress`` in [0, 1]; each ends at 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
