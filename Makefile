@@ -22,7 +22,8 @@ export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare test test-all lint format types docs docs-serve crosscheck overhead tensorboard rename clean
+.PHONY: help setup train compare test test-all lint format types docs docs-serve crosscheck overhead \
+  tensorboard report rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -89,6 +90,13 @@ tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-paramet
 
 rename: ## make a fresh clone your own project: NAME=my_project
 	@$(PYTHON) tools/rename.py -- "$(NAME)"
+
+# All that are finished, without those that a later run of the same command set aside.
+RUNS ?= $(foreach file,$(sort $(wildcard runs/*/seed*/result.json)),$(if $(findstring -earlier,$(file)),,$(dir $(file))))
+
+report: $(READY) ## RUNS (default: all finished ones) side by side in report.html, to send to a colleague
+	@$(if $(strip $(RUNS)),,$(error No run in runs/ is finished yet: make train first, or name run folders as RUNS))
+	@$(RUN) -m spikesparse report $(RUNS) $(ARGS)
 
 clean: ## remove caches; runs, data and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site

@@ -8,7 +8,7 @@ import torch
 
 from spikesparse.bolts import load_bolts
 from spikesparse.cli import SpikeCLI
-from spikesparse.runs import CONFIGS
+from spikesparse.paths import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 import spikesparse
-from spikesparse.runs import PACKAGE
+from spikesparse.paths import PACKAGE
 
 REPOSITORY = PACKAGE.parents[1]
 SETTLED = [

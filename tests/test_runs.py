@@ -16,7 +16,8 @@ from pytorch_lightning import Callback
 from spikesparse import load_run
 from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
-from spikesparse.runs import CONFIGS, run_name
+from spikesparse.paths import CONFIGS
+from spikesparse.runs import run_name
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

@@ -3,6 +3,7 @@
 spikesparse train --config configs/experiment/digits.yaml      fit, test the best checkpoint, close with a table
 spikesparse compare --config configs/experiment/digits.yaml    that, and its accuracy-only twin, side by side
 spikesparse fit | validate | test | predict ...                Lightning's own; each has --help and --print_config
+spikesparse report RUN [RUN ...]                               finished runs side by side, as one HTML file
 spikesparse convert FOLDER OUT.npz                             a folder of images as one file
 """
 
@@ -12,6 +13,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+
+from spikesparse.errors import UserError
+from spikesparse.quiet import quiet
 
 
 def _command(name: str) -> Callable[[list[str]], object] | None:
@@ -28,14 +32,16 @@ def _command(name: str) -> Callable[[list[str]], object] | None:
         from spikesparse.data.convert import main as convert
 
         return convert
+    if name == "report":
+        from spikesparse.report.command import main as report
+
+        return report
     return None
 
 
 def main(args: list[str] | None = None) -> int:
     """Dispatch a subcommand; 0 if it went well, 2 for what the user can mend."""
     from spikesparse import __version__
-    from spikesparse.errors import UserError
-    from spikesparse.quiet import quiet
 
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
@@ -44,29 +50,41 @@ def main(args: list[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"spikesparse {__version__}")
         return 0
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
     if (here := os.getcwd()) not in sys.path:  # for the user's own classes; last, so that it hides nothing installed
         sys.path.append(here)
     try:
         command = _command(args[0])
         if command is None:
-            known = "train, compare, fit, validate, test, predict, convert"
+            known = "train, compare, fit, validate, test, predict, report, convert"
             raise UserError(f"{args[0]!r} is no subcommand. There are: {known}.")
         quiet()
-        command(args[1:])
+        if args[0] == "report":
+            command(args[1:])
+        else:
+            _run_on_lightning(command, args)
     except UserError as error:
         return _refuse(str(error))
+    return 0
+
+
+def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -> None:
+    """Run a subcommand; what Lightning and its parser refuse becomes a UserError.
+
+    Apart, since their exceptions cannot be named without importing torch, which takes seconds.
+    """
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        command(args[1:])
     except MisconfigurationException as error:  # Lightning's word for settings that contradict each other
-        return _refuse(" ".join(str(error).split()))
+        raise UserError(" ".join(str(error).split())) from error
     except argparse.ArgumentError as error:  # the parser's own: an unknown flag, a value of the wrong type
         from spikesparse.own import unusable_part
         from spikesparse.runs import configs_of
 
         if (unusable := unusable_part(configs_of(args))) is not None:
-            return _refuse(str(unusable))
-        return _refuse(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.")
-    return 0
+            raise unusable from error
+        raise UserError(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.") from error
 
 
 def _refuse(reason: str) -> int:

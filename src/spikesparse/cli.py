@@ -10,8 +10,9 @@ from spikesparse.dashboard import Dashboard
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.module import SpikingClassifier
 from spikesparse.own import check_network
+from spikesparse.paths import CONFIGS
 from spikesparse.predict import PredictionWriter
-from spikesparse.runs import CONFIGS, RunConfig, place_run, refuse_spawning, with_checkpoint_settings
+from spikesparse.runs import RunConfig, place_run, refuse_spawning, with_checkpoint_settings
 from spikesparse.sparsity import SparsityAnnealing
 
 

@@ -15,10 +15,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 from spikesparse.checkpoints import read_checkpoint
 from spikesparse.errors import UserError
 from spikesparse.own import own_files
-
-PACKAGE = Path(__file__).resolve().parent
-#: A checkout has the configurations beside src; an installed package carries them inside.
-CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parents[1] / "configs"
+from spikesparse.paths import CONFIGS
 
 # Settings that change where and how a run is computed, not what it is: they do not make another experiment.
 _NOT_AN_OVERRIDE = re.compile(

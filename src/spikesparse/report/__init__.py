@@ -1,0 +1,1 @@
+"""``spikesparse report``: finished runs side by side, as one HTML file and PNGs."""

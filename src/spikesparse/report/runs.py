@@ -1,0 +1,177 @@
+"""Run folders as a report reads them: whatever is there, and a sentence for whatever is not.
+
+What a folder holds may come from somebody else: it is read as plain data, and a value of another type than expected
+counts as missing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from spikesparse.errors import UserError
+
+_SEED = re.compile(r"seed(\d+)")
+_EVENTS = "events.out.tfevents.*"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, with what its folder tells.
+
+    Attributes:
+        folder: as it was named.
+        config: flattened settings, "model.net.class_path" -> value; empty if config.yaml is missing. So below.
+        result: result.json.
+        bill: bill.json.
+        curves: TensorBoard tag -> (epochs from 1, values).
+        missing: what is not there and how to get it, a sentence each.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    result: dict[str, Any]
+    bill: dict[str, Any]
+    curves: dict[str, tuple[list[float], list[float]]]
+    missing: list[str]
+
+    @property
+    def name(self) -> str:
+        """<experiment>/seed<k>."""
+        whole = self.folder.resolve()
+        return readable(f"{whole.parent.name}/{whole.name}")
+
+    @property
+    def final_lambda(self) -> float | None:
+        """The weight of the sparsity penalty at its end."""
+        return number(self.config.get("sparsity.end_value"))
+
+    @property
+    def layers(self) -> dict[str, dict[str, Any]]:
+        """Layer -> its row of the bill."""
+        rows = mapping(self.bill.get("rows"))
+        return {readable(layer): mapping(row) for layer, row in rows.items() if layer not in ("input", "total")}
+
+    def measured(self, in_result: str, in_bill: str) -> float | None:
+        """A final quantity: from result.json, or from the total of bill.json."""
+        value = number(self.result.get(in_result))
+        total = mapping(mapping(self.bill.get("rows")).get("total"))
+        return number({**self.bill, **total}.get(in_bill)) if value is None else value
+
+
+def readable(text: str) -> str:
+    """Text that UTF-8 can hold: file names and JSON may have lone surrogates."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def number(value: object) -> float | None:
+    """A finite number as a float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300 or math.isnan(value):
+        return None
+    return float(value)
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """A mapping with its keys as text; anything else is an empty one."""
+    return {str(key): entry for key, entry in value.items()} if isinstance(value, dict) else {}
+
+
+def find_runs(paths: list[Path]) -> list[Path]:
+    """Run folders: those named themselves, and the seeds in those that hold seeds; each once, in order.
+
+    Raises:
+        UserError: if a path is neither.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder. Name a run folder: runs/<experiment>/seed<k>.")
+        seeds = [child for child in path.iterdir() if _SEED.fullmatch(child.name) and _is_run(child)]
+        if not _is_run(path) and not seeds:
+            raise UserError(
+                f"{path}: no run folder: it holds no config.yaml, result.json, bill.json or TensorBoard events, and no "
+                "seed<k> that does. Name a run folder: runs/<experiment>/seed<k>."
+            )
+        of_path = [path] if _is_run(path) else sorted(seeds, key=lambda seed: int(seed.name.removeprefix("seed")))
+        for folder in of_path:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def _is_run(folder: Path) -> bool:
+    files = ("config.yaml", "result.json", "bill.json")
+    return any((folder / name).is_file() for name in files) or any(folder.glob(_EVENTS))
+
+
+def read_run(folder: Path) -> Run:
+    """Read all that a run folder has."""
+    missing: list[str] = []
+    config = _read(folder / "config.yaml", yaml.safe_load, "its settings are unknown; copy the file there", missing)
+    how = f"its training is not finished, or it was never tested: spikesparse test --ckpt_path {folder}/checkpoints/"
+    result = _read(folder / "result.json", json.loads, f"{how}best.ckpt writes it", missing)
+    bill = _read(folder / "bill.json", json.loads, f"{how}best.ckpt writes it", missing)
+    curves = _read_curves(folder)
+    if not curves:
+        missing.append(f"{folder}: no TensorBoard events of whole epochs: it has no curves; copy {_EVENTS} there")
+    return Run(folder, flat(config), result, bill, curves, missing)
+
+
+def _read(path: Path, parse: Callable[[str], Any], without: str, missing: list[str]) -> dict[str, Any]:
+    try:
+        whole = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        missing.append(f"{path}: no such file: {without}")
+        return {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        missing.append(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}): {without}")
+        return {}
+    if not isinstance(whole, dict):
+        missing.append(f"{path}: holds no mapping: {without}")
+    return mapping(whole)
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings with one dotted name for each value; lists of plain values stay whole."""
+    if isinstance(settings, list) and any(isinstance(entry, dict) for entry in settings):
+        settings = dict(enumerate(settings))
+    if not isinstance(settings, dict) or not (settings or not prefix):
+        return {prefix: settings}
+    whole: dict[str, Any] = {}
+    for key, value in settings.items():
+        whole |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return whole
+
+
+def _read_curves(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Every scalar of a run with a value for each epoch.
+
+    A step belongs to the first epoch that was logged with it: the test at the end repeats the last step. An epoch that
+    was logged again, after a resume, shows its last value.
+    """
+    if not any(os.path.getsize(file) for file in folder.glob(_EVENTS)):
+        return {}
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of cut-off files, which a running run has
+    kept = {"scalars": 0, "images": 1, "audio": 1, "histograms": 1, "compressedHistograms": 1, "tensors": 1}
+    events = EventAccumulator(str(folder), size_guidance=kept)
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    epoch_of_step: dict[int, float] = {}
+    for event in events.Scalars("epoch") if "epoch" in tags else ():
+        epoch_of_step.setdefault(event.step, event.value + 1)
+    curves = {}
+    for tag in tags:
+        values = {epoch_of_step[e.step]: e.value for e in events.Scalars(tag) if e.step in epoch_of_step}
+        if values:
+            epochs = sorted(values)
+            curves[tag] = (epochs, [values[epoch] for epoch in epochs])
+    return curves
