@@ -89,7 +89,7 @@ tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-paramet
 	$(RUN) -m tensorboard.main --logdir runs --samples_per_plugin images=100,scalars=10000 --port 6006 $(ARGS)
 
 rename: ## make a fresh clone your own project: NAME=my_project
-	@$(PYTHON) tools/rename.py "$(NAME)"
+	@$(PYTHON) tools/rename.py -- "$(NAME)"
 
 # All that are finished, without those that a later run of the same command set aside.
 RUNS ?= $(foreach file,$(sort $(wildcard runs/*/seed*/result.json)),$(if $(findstring -earlier,$(file)),,$(dir $(file))))

@@ -18,7 +18,8 @@ PAGES = sorted(set(DOCS.glob("*.md")) - set(DOCS.glob("own_*.md")))
 def test_python_of_a_page_runs(page, capsys):
     mpl.use("Agg")
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    assert blocks
+    if not blocks:
+        pytest.skip("a page without Python")
     for block in blocks:
         exec(compile(block, str(page), "exec"), {})
     plt.close("all")
