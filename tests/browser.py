@@ -156,10 +156,21 @@ class Browser:
         Raises:
             AssertionError: after so many seconds, naming what was awaited, and what the page shows and logged instead.
         """
+        return self._until(lambda: self.evaluate(f"return ({js_expression});"), seconds, what)
+
+    def wait_for_text(self, text, seconds):
+        """Wait until the page shows a text, wherever; :meth:`visible_text` tells what counts as shown.
+
+        Raises:
+            AssertionError: as :meth:`wait_for` does.
+        """
+        self._until(lambda: text in self.visible_text(), seconds, f"the text {text!r}")
+
+    def _until(self, probe, seconds, what):
         deadline, last = time.monotonic() + seconds, None
         while True:
             try:
-                last = self.evaluate(f"return ({js_expression});")
+                last = probe()
             except BrowserError as error:
                 last = error
             else:

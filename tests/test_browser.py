@@ -28,6 +28,9 @@ def test_browser_sees_what_a_person_sees_and_leaves_nothing_behind(tmp_path):
         assert any("a console error" in message for message in browser.console())
         with pytest.raises(AssertionError, match=r"waited 0.2 s for a miracle; .*None(.|\n)*plain"):
             browser.wait_for("window.miracle", 0.2, "a miracle")
+        browser.wait_for_text("slotted", 1)
+        with pytest.raises(AssertionError, match="the text 'folded'"):
+            browser.wait_for_text("folded", 0.2)
         with pytest.raises(BrowserError, match="nowhere is not defined"):
             browser.evaluate("return nowhere")
         with pytest.raises(BrowserError, match="ERR_NAME_NOT_RESOLVED"):

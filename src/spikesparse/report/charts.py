@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from bokeh.models import ColumnDataSource, DataRange1d, FactorRange, HoverTool, NumeralTickFormatter
 from bokeh.plotting import figure
@@ -16,14 +17,16 @@ from spikesparse.report.plots import (
     Curve,
     Drawn,
     count,
-    final_point,
+    final_points,
     layers,
+    marked,
     pareto_front,
     percent,
 )
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _TICKS = "0,0.[0000]"  # whole: the "m" of its short form would be read as a thousandth, not a million
+_HATCHES = {"circle": "blank", "square": "/", "triangle": "\\", "diamond": "x"}  # of bars of the same colour
 _INK, _FAINT = "#3a3f47", "#e7e9ec"
 # The columns are escaped by bokeh (as long as they are not marked {safe}).
 _TIP = (
@@ -94,8 +97,9 @@ def _curves(curve: Curve, runs: list[Drawn]) -> figure | None:
                 name=each.key,
             )
             if solid:
-                size = 5 if len(epochs) <= 40 else 0
-                chart.scatter("x", "y", source=source, color=each.colour, marker=each.marker, size=size, name=each.key)
+                shown = {"x": epochs[:: marked(epochs)], "y": values[:: marked(epochs)]}
+                look = {"color": each.colour, "marker": each.marker, "size": 5}
+                chart.scatter("x", "y", source=ColumnDataSource(shown), name=each.key, **look)
             # A line as thin as drawn is hard to hit.
             targets.append(chart.line("x", "y", source=source, width=16, alpha=0, name=each.key))
     if not targets:
@@ -121,7 +125,8 @@ def _bars(bars: Bars, runs: list[Drawn]) -> figure | None:
         exact = [_beside(height, bars.height(runs[0].run, layer), each) for layer, height in there.items()]
         source = _source(each, layer=list(there), y=list(there.values()), where=list(there), exact=exact)
         x = dodge("layer", (place - (len(finished) - 1) / 2) * width, range=chart.x_range)
-        look = {"fill_color": each.colour, "line_color": "white", "name": each.key}
+        look: dict[str, Any] = {"fill_color": each.colour, "line_color": "white", "name": each.key}
+        look |= {"hatch_pattern": _HATCHES[each.marker], "hatch_color": "white", "hatch_scale": 10, "hatch_alpha": 0.8}
         targets.append(chart.vbar(x=x, top="y", width=width, source=source, **look))
     if len(names) > 8:
         chart.xaxis.major_label_orientation = 0.8
@@ -135,7 +140,7 @@ def _beside(value: float, baseline: float | None, each: Drawn) -> str:
 
 
 def _scatter(runs: list[Drawn]) -> figure | None:
-    points = {each.index: point for each in runs if (point := final_point(each.run))}
+    points = final_points(runs)
     if not points:
         return None
     ranges = {"x_range": DataRange1d(range_padding=0.15), "y_range": DataRange1d(range_padding=0.2)}

@@ -44,10 +44,11 @@ def page(runs: list[Drawn], charts: dict[str, figure], origin: Origin) -> str:
     body = [_header(runs, origin), _legend(runs), "<main>", _missing(runs)]
     body += [_section("Results", _results(runs)), _section("Settings", _settings(runs))]
     body += [_section(*_charts("Over the epochs", [(c.name, c.title) for c in CURVES], places, _dashes()))]
-    body += [_section(*_charts("Layer by layer", [(b.name, b.title) for b in BARS], places, _NO_BARS))]
+    bars = "The counts of bill.json." + (" Point at a bar to see its change against the baseline." if runs[1:] else "")
+    body += [_section(*_charts("Layer by layer", [(b.name, b.title) for b in BARS], places, bars))]
     pareto = "Each run at its end; no run lies above and to the left of the dotted line."
     body += [_section(*_charts("Accuracy against spikes", [("pareto", "")], places, pareto))]
-    body += [_section("How the runs were made", _table(*origins(runs), runs, "origins", long=True))]
+    body += [_section("Provenance", _table(*origins(runs), runs, "origins", long=True))]
     body += [_section("What is counted", _definitions(runs)), _section("How this report was made", _origin(origin))]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -94,6 +95,8 @@ def _name(each: Drawn, runs: list[Drawn]) -> str:
 
 
 def _legend(runs: list[Drawn]) -> str:
+    if len(runs) == 1:
+        return ""
     buttons = (f'<button aria-pressed="true" data-run="{each.key}">{_name(each, runs)}</button>' for each in runs)
     return f'<nav aria-label="runs"><span class="hint">click hides a run</span>{"".join(buttons)}</nav>'
 
@@ -128,11 +131,8 @@ def _cell(cell: Cell) -> str:
 
 
 def _results(runs: list[Drawn]) -> str:
-    note = "Small: the change against the baseline. Point at a value to see all its digits."
+    note = "Point at a value to see all its digits." + (" Small: the change against the baseline." if runs[1:] else "")
     return f'{_table(*results(runs), runs, "numbers")}<p class="note">{note}</p>'
-
-
-_NO_BARS = "The counts of bill.json. Point at a bar to see its change against the baseline."
 
 
 def _dashes() -> str:

@@ -9,7 +9,7 @@ from spikesparse.report.compare import baseline_first, labels
 from spikesparse.report.runs import Run, number
 
 # Okabe and Ito's colours, told apart by colour-blind readers, the palest last; the baseline is grey. Runs that share a
-# colour differ in their marker.
+# colour differ in their marker and in the hatching of their bars.
 _BASELINE_COLOUR = "#555555"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("circle", "square", "triangle", "diamond")
@@ -111,10 +111,15 @@ BARS = (
 def drawn(runs: list[Run]) -> list[Drawn]:
     """The runs as they are drawn, the baseline first."""
     ordered = baseline_first(runs)
-    look = [(_BASELINE_COLOUR, _MARKERS[0])]
+    look = [(_BASELINE_COLOUR, _MARKERS[0])] if len(runs) > 1 else []
     look += [(colour, marker) for marker in _MARKERS for colour in _COLOURS]
     names = labels(ordered)
     return [Drawn(run, i, names[i], *look[i % len(look)]) for i, run in enumerate(ordered)]
+
+
+def marked(epochs: list[float]) -> int:
+    """At every how many epochs a curve shows its marker, so that markers do not run into each other."""
+    return max(1, round(len(epochs) / 20))
 
 
 def layers(bars: Bars, runs: list[Drawn]) -> list[str]:
@@ -127,10 +132,14 @@ def layers(bars: Bars, runs: list[Drawn]) -> list[str]:
     return [layer for layer in heights if any(heights[layer])] or [layer for layer in heights if heights[layer]]
 
 
-def final_point(run: Run) -> tuple[float, float] | None:
-    """Spikes per image and accuracy in percent of the finished run; None if it is not."""
-    spikes, accuracy = run.measured("spikes", "spikes_per_image"), run.measured("accuracy", "accuracy")
-    return None if spikes is None or accuracy is None else (spikes, 100 * accuracy)
+def final_points(runs: list[Drawn]) -> dict[int, tuple[float, float]]:
+    """Index of a run -> its spikes per image and accuracy in percent; empty if fewer than two runs are finished."""
+    points = {}
+    for each in runs:
+        spikes, accuracy = each.run.measured("spikes", "spikes_per_image"), each.run.measured("accuracy", "accuracy")
+        if spikes is not None and accuracy is not None:
+            points[each.index] = (spikes, 100 * accuracy)
+    return points if len(points) > 1 else {}
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

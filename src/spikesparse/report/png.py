@@ -13,9 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from spikesparse.report.plots import BARS, CURVES, SPLITS, Bars, Curve, Drawn, final_point, layers, pareto_front
+from spikesparse.report.plots import (
+    BARS,
+    CURVES,
+    SPLITS,
+    Bars,
+    Curve,
+    Drawn,
+    final_points,
+    layers,
+    marked,
+    pareto_front,
+)
 
 _MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
+_HATCHES = {"circle": "", "square": "//", "triangle": "\\\\", "diamond": "xx"}  # of bars of the same colour
 _DPI = 200
 _TICKS = "{x:,.10g}"
 _STYLE: dict[Any, Any] = {
@@ -45,13 +57,14 @@ def write_pngs(runs: list[Drawn], folder: Path) -> list[Path]:
         for bars in BARS:
             if layers(bars, runs):
                 written.append(_save(folder, bars.name, *_bars(bars, runs), [each for each in runs if each.run.layers]))
-        if finished := [each for each in runs if final_point(each.run)]:
-            written.append(_save(folder, "pareto", *_scatter(finished), finished))
+        if points := final_points(runs):
+            finished = [each for each in runs if each.index in points]
+            written.append(_save(folder, "pareto", *_scatter(finished, points), finished))
     return written
 
 
-def _empty(title: str, x: str, y: str, width: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, 4), dpi=_DPI, layout="constrained")
+def _empty(title: str, x: str, y: str, width: float, runs: int) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 3.4 + 0.2 * runs), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
@@ -63,24 +76,22 @@ def _empty(title: str, x: str, y: str, width: float) -> tuple[Figure, Axes]:
 def _save(folder: Path, name: str, figure: Figure, axes: Axes, runs: list[Drawn]) -> Path:
     handles = [Line2D([], [], color=each.colour, marker=_MARKERS[each.marker], lw=2) for each in runs]
     places = [str(each.index) for each in runs]
-    legend = figure.legend(handles, places, loc="outside lower left", frameon=False, ncols=1 if len(runs) < 5 else 2)
+    legend = figure.legend(handles, places, loc="outside lower left", frameon=False, fontsize=9)
     for text, each in zip(legend.get_texts(), runs, strict=True):  # a label is text, not TeX or a hidden "_name"
         text.set_parse_math(False)
         text.set_text(each.label)
     path = folder / f"{name}.png"
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")  # as wide as the longest label
     return path
 
 
 def _curves(curve: Curve, runs: list[Drawn]) -> tuple[Figure, Axes]:
-    figure, axes = _empty(curve.title, "epoch", curve.unit, 6)
+    figure, axes = _empty(curve.title, "epoch", curve.unit, 6, len(runs))
     for each in reversed(runs):
         for split, name in SPLITS.items():
             epochs, values = curve.points(each.run, split)
-            marker = _MARKERS[each.marker] if split == "val" and len(epochs) <= 40 else ""
-            look: dict[str, Any] = (
-                {"lw": 2, "ls": "-", "marker": marker, "ms": 4} if split == "val" else {"lw": 1.2, "ls": "--"}
-            )
+            solid = {"lw": 2, "marker": _MARKERS[each.marker], "ms": 4, "markevery": marked(epochs)}
+            look: dict[str, Any] = solid if split == "val" else {"lw": 1.2, "ls": "--"}
             axes.plot(epochs, values, color=each.colour, label=name, **look)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(StrMethodFormatter(_TICKS))
@@ -95,21 +106,20 @@ def _curves(curve: Curve, runs: list[Drawn]) -> tuple[Figure, Axes]:
 
 def _bars(bars: Bars, runs: list[Drawn]) -> tuple[Figure, Axes]:
     names = layers(bars, runs)
-    figure, axes = _empty(bars.title, "layer", bars.unit, max(6, 0.7 * len(names)))
+    figure, axes = _empty(bars.title, "layer", bars.unit, max(6, 0.7 * len(names)), len(runs))
     finished = [each for each in runs if each.run.layers]
     width = 0.8 / len(finished)
     for place, each in enumerate(finished):
         heights = [bars.height(each.run, layer) or 0.0 for layer in names]
         at = [x + (place - (len(finished) - 1) / 2) * width for x in range(len(names))]
-        axes.bar(at, heights, width, color=each.colour, edgecolor="white", linewidth=0.6)
+        axes.bar(at, heights, width, color=each.colour, edgecolor="white", linewidth=0.6, hatch=_HATCHES[each.marker])
     axes.set_xticks(range(len(names)), names, parse_math=False, rotation=40 if len(names) > 8 else 0)
     axes.yaxis.set_major_formatter(StrMethodFormatter(_TICKS))
     return figure, axes
 
 
-def _scatter(runs: list[Drawn]) -> tuple[Figure, Axes]:
-    figure, axes = _empty("Accuracy against spikes", "spikes/image", "accuracy [%]", 6)
-    points = {each.index: point for each in runs if (point := final_point(each.run))}
+def _scatter(runs: list[Drawn], points: dict[int, tuple[float, float]]) -> tuple[Figure, Axes]:
+    figure, axes = _empty("Accuracy against spikes", "spikes/image", "accuracy [%]", 6, len(runs))
     front = pareto_front(list(points.values()))
     axes.step([x for x, _ in front], [y for _, y in front], where="post", color="#8a919b", ls=":", zorder=1)
     for each in reversed(runs):
