@@ -51,10 +51,10 @@ test-all: $(READY) ## all tests
 	$(RUN) -m pytest -m "slow or not slow" $(ARGS)
 
 lint: $(READY) ## ruff's checks
-	$(RUN) -m ruff check src tests benchmarks
+	$(RUN) -m ruff check src tests benchmarks examples
 
 format: $(READY) ## format the code (CHECK=1 only looks)
-	$(RUN) -m ruff format $(if $(CHECK),--check) src tests benchmarks
+	$(RUN) -m ruff format $(if $(CHECK),--check) src tests benchmarks examples
 
 types: $(READY) ## mypy, strict
 	$(RUN) -m mypy
