@@ -52,10 +52,10 @@ test-all: $(READY) ## all tests
 	$(RUN) -m pytest -m "slow or not slow" $(ARGS)
 
 lint: $(READY) ## ruff's checks
-	$(RUN) -m ruff check src tests benchmarks tools $(ARGS)
+	$(RUN) -m ruff check src tests benchmarks tools examples $(ARGS)
 
 format: $(READY) ## format the code (CHECK=1 only looks)
-	$(RUN) -m ruff format $(if $(CHECK),--check) src tests benchmarks tools
+	$(RUN) -m ruff format $(if $(CHECK),--check) src tests benchmarks tools examples
 
 types: $(READY) ## mypy, strict
 	$(RUN) -m mypy

@@ -158,7 +158,7 @@ def test_it_is_imported_and_run_by_its_new_name(renamed):
 
 def test_a_renamed_project_is_clean_once_formatted(renamed, tmp_path):
     project = shutil.copytree(renamed[0], tmp_path / "formatted")
-    ruff, code = (sys.executable, "-m", "ruff"), ("src", "tests", "benchmarks", "tools")
+    ruff, code = (sys.executable, "-m", "ruff"), ("src", "tests", "benchmarks", "tools", "examples")
     for command in (("check", "--fix", *code), ("format", *code)):
         done = run(*ruff, *command, cwd=project)
         assert done.returncode == 0, done.stdout
