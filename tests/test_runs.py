@@ -11,13 +11,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, Trainer
 
 from spikesparse import load_run
 from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
 from spikesparse.paths import CONFIGS
 from spikesparse.runs import run_name
+from spikesparse.trainer_flags import COUNTS_OR_SHARES
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
@@ -238,6 +239,16 @@ def test_low_precision_clipping_and_accumulation_train(tiny_args, precision):
     assert sum(bill.spikes.values()) == round(cli.model.measured["efficiency/spikes_per_image/val"] * 4)
     assert bill.synops["classifier"] == 3 * bill.spikes["fc1"]
     assert sum(bill.synops.values()) > 0
+
+
+@pytest.mark.parametrize("value", ["1", "3", "0.5", "1.0"])
+def test_a_number_of_batches_is_no_share_whatever_was_imported_before(tiny_args, value, monkeypatch, capsys):
+    """`typing` may have handed Lightning the two types in the other order."""
+    for name in COUNTS_OR_SHARES:
+        monkeypatch.setitem(Trainer.__init__.__annotations__, name, float | int | None)
+    with pytest.raises(SystemExit):
+        main(["fit", *tiny_args, f"--trainer.limit_val_batches={value}", "--print_config"])
+    assert f"limit_val_batches: {value}\n" in capsys.readouterr().out
 
 
 # Settings: defaults < base.yaml < checkpoint < --config < flags

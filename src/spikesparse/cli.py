@@ -14,6 +14,7 @@ from spikesparse.paths import CONFIGS
 from spikesparse.predict import PredictionWriter
 from spikesparse.runs import RunConfig, place_run, refuse_spawning, with_checkpoint_settings
 from spikesparse.sparsity import SparsityAnnealing
+from spikesparse.trainer_flags import read_counts_as_counts
 
 
 class SpikeCLI(LightningCLI):
@@ -21,6 +22,7 @@ class SpikeCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         load_bolts()  # so that a config may name its classes
+        read_counts_as_counts()
         self.args = args
         super().__init__(
             SpikingClassifier,
