@@ -25,7 +25,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-CHROMIUM, CHROMEDRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+# As Debian, Ubuntu and the runners of GitHub's CI call them.
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+CHROMEDRIVER = shutil.which("chromedriver") or ""
 _STARTED = re.compile(r"started successfully on port (\d+)")
 
 # Components hide their content in shadow roots, which innerText skips; what a slot shows stands elsewhere in the tree.
@@ -63,7 +65,7 @@ class BrowserError(RuntimeError):
 
 def available() -> bool:
     """Whether this machine has both programs."""
-    return all(os.access(program, os.X_OK) for program in (CHROMIUM, CHROMEDRIVER))
+    return bool(CHROMIUM and CHROMEDRIVER)
 
 
 class Browser:
