@@ -131,7 +131,7 @@ def test_what_is_the_template_s_stays_and_what_only_it_needs_goes(renamed):
         assert not (project / name).exists()
     mentions = run("git", "grep", "-l", "make rename", cwd=project).stdout.split()
     assert mentions in ([], ["CHANGELOG.md"])
-    assert "rename" not in run("make", "help", cwd=project).stdout
+    assert "make rename" not in run("make", "help", cwd=project).stdout
     assert (project / "README.md").read_text().startswith(f"# {NEW}\n\nMade from the {OLD} template")
     assert f"moved    src/{OLD} to src/{NEW}" in said
     assert "make test" in said
