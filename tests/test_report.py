@@ -19,7 +19,8 @@ from spikesparse.report.compare import ABSENT, baseline_first, differences, labe
 from spikesparse.report.plots import BARS, CURVES, drawn, layers
 from spikesparse.report.png import write_pngs
 from spikesparse.report.results import results
-from spikesparse.report.runs import find_runs, flat, read_run
+from spikesparse.report.runs import find_runs, read_run
+from spikesparse.settings import flat
 
 EPOCHS, MINUS = 4, "\N{MINUS SIGN}"
 CHARTS = {curve.name for curve in CURVES} | {"layers_spikes", "layers_synops", "pareto"}

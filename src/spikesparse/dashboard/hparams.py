@@ -7,6 +7,8 @@ from typing import Any, cast
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from spikesparse.settings import flat
+
 # What people compare runs by, under short names: TensorBoard shows the first few of the alphabet.
 SHORT_NAMES = {
     **{"net.architecture": "architecture", "data.batch_size": "batch_size", "data.encoder": "encoder"},
@@ -20,18 +22,12 @@ RESULTS = ("accuracy", "efficiency/spikes_per_image", "efficiency/synops_per_ima
 
 def flat_settings(settings: dict[str, Any]) -> dict[str, bool | int | float | str]:
     """Nested settings as one level of plain values: "architecture", "lambda", "net.decay", "sparsity.schedule"."""
-    flat: dict[str, bool | int | float | str] = {}
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else key
-                add(name.removeprefix("model."), inner)
-        elif isinstance(value, bool | int | float | str) and prefix not in LEFT_OUT:
-            flat[SHORT_NAMES.get(prefix, prefix)] = value
-
-    add("", settings)
-    return {name: value for name, value in flat.items() if not name.endswith("class_path")}
+    plain: dict[str, bool | int | float | str] = {}
+    for path, value in flat(settings).items():
+        name = path.replace(".init_args.", ".").removeprefix("model.")
+        if isinstance(value, bool | int | float | str) and not name.endswith("class_path") and name not in LEFT_OUT:
+            plain[SHORT_NAMES.get(name, name)] = value
+    return plain
 
 
 def write_hparams(trainer: Trainer, settings: dict[str, Any], measured: dict[str, float], split: str) -> None:

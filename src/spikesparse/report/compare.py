@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from spikesparse.paths import CONFIGS
-from spikesparse.report.runs import Run, flat
+from spikesparse.report.runs import Run
+from spikesparse.settings import flat
 
 # Where a run was written, not what it is.
 _PLACES = ("trainer.logger.init_args.save_dir", "trainer.logger.init_args.name", "trainer.logger.init_args.version")

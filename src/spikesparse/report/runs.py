@@ -20,6 +20,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spikesparse.errors import UserError
+from spikesparse.settings import flat
 
 _SEED = re.compile(r"seed(\d+)")
 _EVENTS = "events.out.tfevents.*"
@@ -138,18 +139,6 @@ def _read(path: Path, parse: Callable[[str], Any], without: str, missing: list[s
     if not isinstance(whole, dict):
         missing.append(f"{path}: holds no mapping: {without}")
     return mapping(whole)
-
-
-def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings with one dotted name for each value; lists of plain values stay whole."""
-    if isinstance(settings, list) and any(isinstance(entry, dict) for entry in settings):
-        settings = dict(enumerate(settings))
-    if not isinstance(settings, dict) or not (settings or not prefix):
-        return {prefix: settings}
-    whole: dict[str, Any] = {}
-    for key, value in settings.items():
-        whole |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return whole
 
 
 def _read_curves(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
