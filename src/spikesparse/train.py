@@ -99,8 +99,9 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -
     if not cli.trainer.is_global_zero:
         return None
     bill, energy = cli.model.bills["test"], cli.model.energy
-    result = run_result("test", cli.model.measured["accuracy/test"], bill.rows(energy))
-    _print(result, bill.rows(energy), title)
+    rows = bill.rows(energy)
+    result = run_result("test", cli.model.measured["accuracy/test"], rows)
+    _print(result, rows, title)
     if cli.run_folder is not None:
         path = cli.run_folder / RESULT
         before = json.loads(path.read_text()) if path.is_file() else {}

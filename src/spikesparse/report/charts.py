@@ -22,6 +22,7 @@ from spikesparse.report.plots import (
     marked,
     pareto_front,
     percent,
+    side_by_side,
 )
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -116,15 +117,14 @@ def _bars(bars: Bars, runs: list[Drawn]) -> figure | None:
         return None
     chart = _empty("layer", bars.unit, 340, x_range=FactorRange(factors=names), y_range=DataRange1d(start=0))
     chart.yaxis.formatter = NumeralTickFormatter(format=_TICKS)
-    finished = [each for each in runs if each.run.layers]
-    width = 0.8 / len(finished)
+    width, beside = side_by_side(runs)
     targets = []
-    for place, each in enumerate(finished):
+    for each, offset in beside:
         heights = {layer: bars.height(each.run, layer) for layer in names}
         there = {layer: height for layer, height in heights.items() if height is not None}
         exact = [_beside(height, bars.height(runs[0].run, layer), each) for layer, height in there.items()]
         source = _source(each, layer=list(there), y=list(there.values()), where=list(there), exact=exact)
-        x = dodge("layer", (place - (len(finished) - 1) / 2) * width, range=chart.x_range)
+        x = dodge("layer", offset, range=chart.x_range)
         look: dict[str, Any] = {"fill_color": each.colour, "line_color": "white", "name": each.key}
         look |= {"hatch_pattern": _HATCHES[each.marker], "hatch_color": "white", "hatch_scale": 10, "hatch_alpha": 0.8}
         targets.append(chart.vbar(x=x, top="y", width=width, source=source, **look))

@@ -132,6 +132,13 @@ def layers(bars: Bars, runs: list[Drawn]) -> list[str]:
     return [layer for layer in heights if any(heights[layer])] or [layer for layer in heights if heights[layer]]
 
 
+def side_by_side(runs: list[Drawn]) -> tuple[float, list[tuple[Drawn, float]]]:
+    """Width of a bar, and each run that has layers with its bar's distance from the middle of a layer's unit width."""
+    finished = [each for each in runs if each.run.layers]
+    width = 0.8 / max(1, len(finished))
+    return width, [(each, (place - (len(finished) - 1) / 2) * width) for place, each in enumerate(finished)]
+
+
 def final_points(runs: list[Drawn]) -> dict[int, tuple[float, float]]:
     """Index of a run -> its spikes per image and accuracy in percent; empty if fewer than two runs are finished."""
     points = {}

@@ -24,6 +24,7 @@ from spikesparse.report.plots import (
     layers,
     marked,
     pareto_front,
+    side_by_side,
 )
 
 _MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
@@ -56,7 +57,8 @@ def write_pngs(runs: list[Drawn], folder: Path) -> list[Path]:
                 written.append(_save(folder, curve.name, *_curves(curve, runs), runs))
         for bars in BARS:
             if layers(bars, runs):
-                written.append(_save(folder, bars.name, *_bars(bars, runs), [each for each in runs if each.run.layers]))
+                finished = [each for each, _ in side_by_side(runs)[1]]
+                written.append(_save(folder, bars.name, *_bars(bars, runs), finished))
         if points := final_points(runs):
             finished = [each for each in runs if each.index in points]
             written.append(_save(folder, "pareto", *_scatter(finished, points), finished))
@@ -107,11 +109,10 @@ def _curves(curve: Curve, runs: list[Drawn]) -> tuple[Figure, Axes]:
 def _bars(bars: Bars, runs: list[Drawn]) -> tuple[Figure, Axes]:
     names = layers(bars, runs)
     figure, axes = _empty(bars.title, "layer", bars.unit, max(6, 0.7 * len(names)), len(runs))
-    finished = [each for each in runs if each.run.layers]
-    width = 0.8 / len(finished)
-    for place, each in enumerate(finished):
+    width, beside = side_by_side(runs)
+    for each, offset in beside:
         heights = [bars.height(each.run, layer) or 0.0 for layer in names]
-        at = [x + (place - (len(finished) - 1) / 2) * width for x in range(len(names))]
+        at = [x + offset for x in range(len(names))]
         axes.bar(at, heights, width, color=each.colour, edgecolor="white", linewidth=0.6, hatch=_HATCHES[each.marker])
     axes.set_xticks(range(len(names)), names, parse_math=False, rotation=40 if len(names) > 8 else 0)
     axes.yaxis.set_major_formatter(StrMethodFormatter(_TICKS))
