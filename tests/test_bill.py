@@ -10,10 +10,12 @@ import torch
 from rich.console import Console
 
 from spikesparse import SpikingVGG
+from spikesparse.__main__ import main
 from spikesparse.bill_files import bill_table, read_rows, write_bill
 from spikesparse.metrics import EnergyConstants, SpikeBill, SpikeCounts
 from spikesparse.metrics.bill import DEFINITIONS
 from spikesparse.nn import LayerSizes
+from spikesparse.summary import headline, run_result
 
 # A plain average pool in front of the classifier: 40 dense synapses, 10 connections.
 SIZES = LayerSizes(
@@ -173,3 +175,15 @@ def test_a_network_s_bill_beside_its_tally():
     assert sum(bill.synops.values()) == tally.synops.sum()
     assert sum(bill.pooling_spikes.values()) == tally.pooling_spikes.sum()
     assert bill.macs == tally.macs.sum() == 3 * net.sizes.synapses["conv1"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("flag", ["accumulate_pj=-1", "multiply_accumulate_pj=.nan", "accumulate_pj=.inf"])
+def test_an_energy_that_cannot_be_names_the_flag(tiny_args, flag, capsys):
+    assert main(["fit", *tiny_args, f"--model.energy.{flag}"]) == 2
+    assert f"--model.energy.{flag.split('=')[0]}" in capsys.readouterr().err
+
+
+def test_operations_that_cost_nothing_still_make_a_headline():
+    rows = BILL.rows(EnergyConstants(1.0, 0.0))
+    assert "0.0% of the 0 uJ" in headline(run_result("test", 0.5, rows))

@@ -91,7 +91,9 @@ def load_result(path: Path) -> RunResult:
 
 def headline(result: RunResult) -> str:
     """Accuracy and energy in a line."""
-    share = result.energy_uj / result.ann_energy_uj
+    share = (
+        result.energy_uj / result.ann_energy_uj if result.ann_energy_uj else 0.0
+    )  # a MAC may be said to cost nothing
     return (
         f"{result.split} accuracy {result.accuracy:.2%}   energy {result.energy_uj:.3g} uJ/image, {share:.1%} of the "
         f"{result.ann_energy_uj:.3g} uJ that the same network without spikes spends"

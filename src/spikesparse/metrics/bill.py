@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from spikesparse.errors import UserError
 from spikesparse.nn.tally import LayerSizes
 
 ACCUMULATE_PJ = 0.9  # 32-bit floating point addition in 45 nm; Horowitz 2014, doi 10.1109/ISSCC.2014.6757323
@@ -20,10 +21,18 @@ class EnergyConstants:
     Attributes:
         accumulate_pj: a synaptic operation (accumulate), in picojoules.
         multiply_accumulate_pj: a multiply-accumulate, in picojoules.
+
+    Raises:
+        UserError: for an energy that is negative or no number.
     """
 
     accumulate_pj: float = ACCUMULATE_PJ
     multiply_accumulate_pj: float = MULTIPLY_ACCUMULATE_PJ
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (value >= 0.0 and math.isfinite(value)):
+                raise UserError(f"--model.energy.{name}={value}: an energy in picojoules must be 0 or more.")
 
 
 _DEFAULT = EnergyConstants()
