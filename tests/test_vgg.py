@@ -1,12 +1,12 @@
 """SpikingVGG: sizes against published arithmetic, counts against loops that walk every synapse."""
 
 import copy
-import itertools
 
 import pytest
 import torch
 from torch import nn
 
+from oracle import Oracle, Watcher
 from spikesparse.errors import UserError
 from spikesparse.nn import LayerSizes, SpikeCounter, SpikingVGG
 from spikesparse.nn.architecture import ARCHITECTURES
@@ -157,80 +157,6 @@ def random_input(kind, net, batch=2, timesteps=3):
     ]
 
 
-class Probe:
-    """What enters and leaves the parts of a network's layers in one forward pass, from outside it."""
-
-    def __init__(self, net, x):
-        self.weights_in, self.pool_in, self.neurons_out, self.pool_out = {}, {}, {}, {}
-        hooks = []
-        for name, layer in net.layers.items():
-            hooks.append(layer.weights.register_forward_pre_hook(self._keep_input(self.weights_in, name)))
-            if layer.neuron is not None:
-                hooks.append(layer.neuron.register_forward_hook(self._keep_output(self.neurons_out, name)))
-            if layer.pool is not None:
-                hooks.append(layer.pool.register_forward_pre_hook(self._keep_input(self.pool_in, name)))
-                hooks.append(layer.pool.register_forward_hook(self._keep_output(self.pool_out, name)))
-        try:
-            self.output = net(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    @staticmethod
-    def _keep_input(kept, name):
-        return lambda module, args: kept.update({name: args[0].detach().clone()})
-
-    @staticmethod
-    def _keep_output(kept, name):
-        return lambda module, args, output: kept.update({name: output.detach().clone()})
-
-
-def walk_synapses(weights, height, width):
-    """Synapses from each position of one channel, one by one."""
-    if isinstance(weights, nn.Linear):
-        return [[sum(1 for _ in weights.weight)] * width for _ in range(height)]
-    synapses, stride = [[0] * width for _ in range(height)], weights.stride[0]
-    channels, rows, columns = weights(torch.zeros(1, weights.in_channels, height, width)).shape[1:]
-    for _, oy, ox, ky, kx in itertools.product(*map(range, (channels, rows, columns, 3, 3))):
-        y, x = oy * stride - 1 + ky, ox * stride - 1 + kx
-        if 0 <= y < height and 0 <= x < width:
-            synapses[y][x] += 1
-    return synapses
-
-
-def walk_events(events, timesteps, weights, average_pool):
-    """Synaptic operations per sample of ``events`` (T * B, C, H, W) or (T * B, F) that enter ``weights``."""
-    if events.dim() == 2:
-        events = events[:, :, None, None]
-    height, width = events.shape[2:]
-    if average_pool:  # its windows are 2x2 and do not overlap; an odd last row or column is in none
-        behind = walk_synapses(weights, height // 2, width // 2)
-        synapses = [[0] * width for _ in range(height)]
-        for wy, wx, dy, dx in itertools.product(range(height // 2), range(width // 2), range(2), range(2)):
-            synapses[2 * wy + dy][2 * wx + dx] += behind[wy][wx]
-    else:
-        synapses = walk_synapses(weights, height, width)
-    operations = [0] * (len(events) // timesteps)
-    for n, _, y, x in events.nonzero().tolist():
-        operations[n % len(operations)] += synapses[y][x]
-    return operations
-
-
-def walk_network(net, probe, timesteps):
-    """Synaptic operations of each weight layer but the first, per sample."""
-    walked = {}
-    for before, name in itertools.pairwise(net.layers):
-        average = isinstance(net.layers[before].pool, nn.AvgPool2d)
-        events = probe.pool_in[before] if average else probe.weights_in[name]
-        walked[name] = walk_events(events, timesteps, net.layers[name].weights, average)
-    return walked
-
-
-def nonzeros_per_sample(x):
-    """Of (T, B, ...)."""
-    return [sum(1 for value in x[:, b].flatten().tolist() if value != 0) for b in range(x.shape[1])]
-
-
 COUNTED = [(p, k, False) for p in POOLINGS for k in ("constant", "analog", "spikes", "signed")]
 DROPPED = [(p, "spikes", True) for p in POOLINGS]  # a dropped spike is a spike, but drives no synapse
 
@@ -239,13 +165,8 @@ DROPPED = [(p, "spikes", True) for p in POOLINGS]  # a dropped spike is a spike,
 def test_synops_equal_walking_every_synapse(pooling, kind, dropout):
     net = tiny(pooling, dropout=0.5 if dropout else 0.0).train(dropout)
     x = random_input(kind, net)
-    probe = Probe(net, x)
-    tally = probe.output.tally
-    expected = walk_network(net, probe, 3)
-    if kind in ("spikes", "signed"):
-        expected["conv1"] = walk_events(x.flatten(0, 1), 3, net.layers["conv1"].weights, False)
-    else:
-        expected["conv1"] = [0, 0]
+    oracle = Oracle(net, x, 3)
+    tally, expected = oracle.watched.output.tally, oracle.synops
     assert all(sum(expected[name]) > 0 for name in expected if name != "conv1"), "nothing was counted"
     counted = dict(zip(tally.layers.synapses, tally.synops.tolist(), strict=True))
     assert counted == expected
@@ -254,26 +175,27 @@ def test_synops_equal_walking_every_synapse(pooling, kind, dropout):
 @pytest.mark.parametrize(("pooling", "kind", "dropout"), COUNTED + DROPPED)
 def test_spikes_equal_the_nonzeros_that_the_neurons_put_out(pooling, kind, dropout):
     net = tiny(pooling, dropout=0.5 if dropout else 0.0).train(dropout)
-    probe = Probe(net, random_input(kind, net))
-    tally = probe.output.tally
+    oracle = Oracle(net, random_input(kind, net), 3)
+    tally = oracle.watched.output.tally
     counted = dict(zip(tally.layers.neurons, tally.spikes.tolist(), strict=True))
-    assert counted == {name: nonzeros_per_sample(spikes) for name, spikes in probe.neurons_out.items()}
+    assert counted == oracle.spikes
     assert tally.spikes.sum(1).min() > 0
 
 
 def test_pooling_spikes_equal_the_nonzeros_that_the_pools_put_out():
     net = tiny("spiking_average").eval()
-    probe = Probe(net, random_input("spikes", net))
-    assert probe.output.tally.pooling_spikes.tolist() == [nonzeros_per_sample(probe.pool_out["conv2"])]
-    assert probe.output.tally.pooling_spikes.sum() > 0
+    oracle = Oracle(net, random_input("spikes", net), 3)
+    tally = oracle.watched.output.tally
+    assert tally.pooling_spikes.tolist() == [oracle.pooling_spikes["pool1"]]
+    assert tally.pooling_spikes.sum() > 0
 
 
 @pytest.mark.parametrize("kind", ["spikes", "signed"])
 def test_a_spiking_input_is_counted_and_costs_no_macs(kind):
     net = tiny().eval()
-    x = random_input(kind, net)
-    tally = net(x).tally
-    assert tally.input_spikes.tolist() == nonzeros_per_sample(x)
+    oracle = Oracle(net, random_input(kind, net), 3)
+    tally = oracle.watched.output.tally
+    assert tally.input_spikes.tolist() == oracle.input_spikes
     assert tally.macs.tolist() == [0, 0]
 
 
@@ -293,10 +215,11 @@ def test_analog_input_costs_macs_once_or_in_every_step(kind, times):
 def test_each_sample_is_analog_or_spiking_by_itself():
     net = tiny().eval()
     x = torch.stack([random_input(kind, net)[:, 0] for kind in ("analog", "signed")], dim=1)
-    tally = net(x).tally
-    walked = walk_events(x[:, 1], 3, net.layers["conv1"].weights, False)
+    oracle = Oracle(net, x, 3)
+    tally = oracle.watched.output.tally
     assert tally.macs.tolist() == [3 * MACS, 0]
-    assert tally.synops[0].tolist() == [0, sum(walked)]
+    assert oracle.synops["conv1"][0] == 0
+    assert tally.synops[0].tolist() == oracle.synops["conv1"]
     assert tally.input_spikes.tolist() == [0, x[:, 1].count_nonzero()]
 
 
@@ -312,20 +235,20 @@ def test_dense_synapses_equal_the_synops_of_all_ones(pooling):
 
 def test_a_fully_connected_first_layer_is_counted():
     net = tiny(architecture="F4").eval()
-    x = random_input("spikes", net)
-    tally = net(x).tally
-    assert tally.synops[0].tolist() == [4 * count for count in nonzeros_per_sample(x)]
+    oracle = Oracle(net, random_input("spikes", net), 3)
+    tally = oracle.watched.output.tally
+    assert tally.synops[0].tolist() == [4 * count for count in oracle.input_spikes]
     assert tally.synops[1].tolist() == [3 * count for count in tally.spikes[0].tolist()]
 
 
 def test_counts_stay_exact_under_autocast():
     net = tiny("average", input_shape=(2, 12, 12), architecture="8-8-P-16").eval()
     with torch.autocast("cpu", torch.bfloat16):
-        probe = Probe(net, random_input("spikes", net))
-    tally = probe.output.tally
-    assert probe.neurons_out["conv1"].dtype == torch.bfloat16, "the test must run under autocast"
-    assert tally.spikes.tolist() == [nonzeros_per_sample(spikes) for spikes in probe.neurons_out.values()]
-    assert tally.synops[1:].tolist() == list(walk_network(net, probe, 3).values())
+        oracle = Oracle(net, random_input("spikes", net), 3)
+    tally = oracle.watched.output.tally
+    assert oracle.watched["conv1", "spikes"].dtype == torch.bfloat16, "the test must run under autocast"
+    assert tally.spikes.tolist() == list(oracle.spikes.values())
+    assert tally.synops.tolist() == list(oracle.synops.values())
     assert tally.spikes.max() > 256, "bfloat16 counts to 256"
 
 
@@ -471,7 +394,7 @@ def test_a_constant_image_equals_the_image_in_every_step(pooling, norm):
 def test_running_variance_of_a_constant_image_uses_all_steps_by_hand():
     net = SpikingVGG("1", input_shape=(1, 2, 2), timesteps=3).double().train()
     image = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    current = Probe(net, image).weights_in["conv1"]
+    current = Watcher(net, image)["conv1", "into weights"]
     current = net.layers["conv1"].weights(current)
     biased = ((current - current.mean()) ** 2).mean()
     n = 3 * 2 * 4
@@ -482,9 +405,9 @@ def test_running_variance_of_a_constant_image_uses_all_steps_by_hand():
 @pytest.mark.parametrize(("kind", "images"), [("constant", 2), ("analog", 6)])
 def test_the_first_convolution_sees_a_constant_image_once(kind, images):
     net = tiny(norm="batch")
-    seen = Probe(net, random_input(kind, net)).weights_in
-    assert len(seen["conv1"]) == images
-    assert len(seen["conv2"]) == 6
+    seen = Watcher(net, random_input(kind, net))
+    assert len(seen["conv1", "into weights"]) == images
+    assert len(seen["conv2", "into weights"]) == 6
 
 
 def test_a_5d_input_brings_its_own_number_of_steps():
@@ -531,9 +454,9 @@ def test_dropped_neurons_of_a_network_are_silent_in_every_step():
     with torch.no_grad():
         for layer in net.layers.values():
             layer.weights.weight.fill_(1.0)  # every neuron fires in every step
-    seen = Probe(net, torch.ones(2, 1, 4, 4)).weights_in
+    seen = Watcher(net, torch.ones(2, 1, 4, 4))
     for name in ("fc1", "classifier"):
-        steps = seen[name].unflatten(0, (3, 2))
+        steps = seen[name, "into weights"].unflatten(0, (3, 2))
         assert torch.equal(steps, steps[:1].expand_as(steps))
         assert 0.2 < (steps == 0).double().mean() < 0.8
 
