@@ -1,0 +1,72 @@
+"""Which backend runs a tensor's scan, and why.
+
+    reference   plain PyTorch; every device, dtype and surrogate
+    cpu         C++ (cpu_kernels.cpp), compiled at first use; float32 and bfloat16
+    triton      Triton (triton_kernels.py); CUDA; float32, bfloat16 and float16
+
+``SPIKESPARSE_BACKEND`` names one to insist on; a test runs Triton's interpreter on the CPU that way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+from importlib import import_module
+from typing import cast
+
+import torch
+
+from spikesparse.ops.problem import Backend
+from spikesparse.ops.spec import NeuronSpec
+from spikesparse.ops.surrogate import SURROGATES
+
+BACKENDS = ("reference", "cpu", "triton")
+
+_log = logging.getLogger("spikesparse")
+
+
+@cache
+def say_once(message: str) -> None:
+    """Warn, the first time in a process: what is slow says so by name."""
+    _log.warning(message)
+
+
+def backend_for(device: torch.device, dtype: torch.dtype, spec: NeuronSpec | None = None) -> Backend:
+    """The fastest backend there is for tensors of that device and dtype, and for that neuron."""
+    wanted = os.environ.get("SPIKESPARSE_BACKEND") or {"cpu": "cpu", "cuda": "triton"}.get(device.type, "reference")
+    if wanted not in BACKENDS:
+        raise ValueError(f"SPIKESPARSE_BACKEND={wanted!r}: there is none of that name; there are {', '.join(BACKENDS)}")
+    if wanted == "reference":
+        return _load("reference")
+    why_not = _why_not(wanted, dtype, spec)
+    if why_not:
+        if dtype != torch.float64:  # float64 is for checking, and nobody expects it to be fast
+            say_once(f"{why_not}: these neurons run in plain PyTorch, several times slower.")
+        return _load("reference")
+    return _load(wanted)
+
+
+def _why_not(name: str, dtype: torch.dtype, spec: NeuronSpec | None) -> str | None:
+    dtypes = {"cpu": (torch.float32, torch.bfloat16), "triton": (torch.float32, torch.bfloat16, torch.float16)}[name]
+    if dtype not in dtypes:
+        return f"The {name} kernels do not take {str(dtype).removeprefix('torch.')}"
+    if spec is not None and type(spec.surrogate) is not SURROGATES.get(spec.surrogate.name):
+        return f"The {name} kernels do not know the surrogate {type(spec.surrogate).__name__}"
+    return _unavailable(name)
+
+
+@cache
+def _unavailable(name: str) -> str | None:
+    """Why a backend cannot run on this machine at all, if so."""
+    try:
+        getattr(_load(name), "prepare", lambda: None)()
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"The {name} kernels are not to be had ({error})"
+    return None
+
+
+@cache
+def _load(name: str) -> Backend:
+    module = {"reference": "reference", "cpu": "cpu", "triton": "triton_kernels"}[name]
+    return cast(Backend, import_module(f"spikesparse.ops.{module}"))
