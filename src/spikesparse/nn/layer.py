@@ -8,8 +8,11 @@ from torch.nn import functional as F
 
 from spikesparse.errors import UserError
 from spikesparse.nn.fanout import Incoming
+from spikesparse.nn.fast import fire_layer, into_weights, why_not_fused
+from spikesparse.nn.norm import normalize
 from spikesparse.nn.pooling import SpikingAvgPool2d, fold_time
 from spikesparse.nn.tally import SpikeCounter
+from spikesparse.ops.backends import say_once
 from spikesparse.own import path_of
 
 
@@ -61,6 +64,7 @@ class SpikingLayer(nn.Module):
         self.weights, self.norm, self.neuron, self.pool = weights, norm, neuron, pool
         self.dropout = TimeSharedDropout(dropout) if dropout else None
         self.unit: float | None = getattr(neuron, "unit", None)
+        self.recompute = False
 
     def connect(self, incoming: Incoming) -> None:
         """Tell the layer what reaches it, once the network is put together.
@@ -68,29 +72,44 @@ class SpikingLayer(nn.Module):
         Raises:
             ValueError: if its weights do not take that shape.
         """
-        self.incoming = incoming
+        self.incoming, self.shape = incoming, incoming.after(self.weights).shape
         # int64, so that no .to(dtype) rounds it; not persistent, because the architecture gives it
         self.register_buffer("fanout", incoming.fanout(self.weights), persistent=False)
 
     def forward(self, x: Tensor, timesteps: int, counter: SpikeCounter) -> Tensor:
         """(T, B, ...) -> (T, B, ...); a constant (B, C, H, W) goes through weights and norm once, not T times."""
-        constant = x.dim() == 4
-        if isinstance(self.weights, nn.Linear) and x.dim() > 3:
-            x = x.flatten(1 if constant else 2)
         counter.weights(self.fanout, self._nonzero_fanout)
-        x = self.weights(x) if constant else fold_time(self.weights, x)
-        if self.norm is not None:
-            x = norm_constant(self.norm, x, timesteps) if constant else fold_time(self.norm, x)
         if self.neuron is None:
-            return x
-        expected = (timesteps, *x.shape) if constant else tuple(x.shape)
-        x = self.neuron(x, timesteps if constant else None)
-        if tuple(x.shape) != expected:
+            y = into_weights(self.weights, x, counter)
+            return y if self.norm is None else fold_time(self.norm, y)
+        if why_not := why_not_fused(self):
+            say_once(f"{why_not}: such a layer runs part by part, slower and with more memory kept.")
+            x = self._fire_apart(x, timesteps, counter)
+            counter.neurons(x, self.unit)
+            pooled = False
+        else:
+            x, pooled = fire_layer(self, x, timesteps, counter)
+        return x if pooled else self._drop_and_pool(x, counter)
+
+    def _fire_apart(self, x: Tensor, timesteps: int, counter: SpikeCounter) -> Tensor:
+        """Weights, norm and neurons as the modules that they are."""
+        assert self.neuron is not None
+        constant = x.dim() == 4
+        y = into_weights(self.weights, x, counter)
+        if self.norm is not None:
+            flat = normalize(self.norm, y if constant else y.flatten(0, 1), timesteps if constant else 1)
+            y = flat.view_as(y)
+        expected = (timesteps, *y.shape) if constant else tuple(y.shape)
+        spikes: Tensor = self.neuron(y, timesteps if constant else None)
+        if tuple(spikes.shape) != expected:
             raise UserError(
-                f"--model.net.neuron={path_of(self.neuron)}: its forward returned the shape {tuple(x.shape)}; (T, B, "
-                f"...) is needed, here {expected}; see docs/own_neuron.md."
+                f"--model.net.neuron={path_of(self.neuron)}: its forward returned the shape {tuple(spikes.shape)}; "
+                f"(T, B, ...) is needed, here {expected}; see docs/own_neuron.md."
             )
-        counter.neurons(x, unit := self.unit)
+        return spikes
+
+    def _drop_and_pool(self, x: Tensor, counter: SpikeCounter) -> Tensor:
+        unit = self.unit
         if self.dropout is not None and self.training:
             x = self.dropout(x)
             unit = None if unit is None else unit / (1.0 - self.dropout.p)
@@ -111,29 +130,3 @@ class SpikingLayer(nn.Module):
         if self.norm is not None and self.norm.affine:
             connected = connected & (self.norm.weight != 0).view(-1, *[1] * (connected.dim() - 1))
         return self.incoming.nonzero_fanout(self.weights, connected)
-
-
-def norm_constant(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, timesteps: int) -> Tensor:
-    """BatchNorm of an input that is the same in all T steps, as if it had run over T * B.
-
-    Mean, variance and output are those of (B, ...). Only the running variance differs: torch multiplies the biased
-    variance by n / (n - 1), with n the values per channel, and T * B images have T times as many of them.
-    """
-    running_var, momentum = norm.running_var, norm.momentum
-    assert running_var is not None
-    assert momentum is not None
-    if not norm.training or timesteps == 1:
-        y: Tensor = norm(x)
-        return y
-    # Autograd keeps the tensor that the norm updates, so the norm gets one of its own to update.
-    updated = norm.running_var = running_var.clone()
-    y = norm(x)
-    n = x.numel() // x.shape[1]
-    if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized():
-        n *= torch.distributed.get_world_size()
-    unbias = (n * timesteps / (n * timesteps - 1)) / (n / (n - 1))
-    with torch.no_grad():
-        kept = (1.0 - momentum) * running_var
-        running_var.copy_(kept + (updated - kept) * unbias)
-    norm.running_var = running_var
-    return y

@@ -67,6 +67,8 @@ class SpikingStack(SpikingNetwork):
             never fires; its last potential is divided by (threshold * T).
         decay: of the leaky readout.
         threshold: of the leaky readout.
+        recompute: in training, keep no convolution's output for the backward pass but convolve once more: about a tenth
+            of the memory, for a third more work in convolutions.
 
     Raises:
         ValueError: if a layer does not take the shape that reaches it, or has neurons where none belong.
@@ -92,6 +94,7 @@ class SpikingStack(SpikingNetwork):
         readout: str = "mean",
         decay: float = 0.5,
         threshold: float = 1.0,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.readout = choose("readout", readout, READOUTS, "--model.net.readout")
@@ -106,6 +109,7 @@ class SpikingStack(SpikingNetwork):
             if (layer.neuron is None) != (name == list(layers)[-1]):
                 raise ValueError(f"layer {name}: all layers but the last have neurons")
             layer.connect(incoming)
+            layer.recompute = recompute
             synapses[name] = incoming.shape[0] * int(layer.fanout.sum())
             ann_macs[name] = incoming.connections(layer.weights)
             incoming = incoming.after(layer.weights)
@@ -116,6 +120,7 @@ class SpikingStack(SpikingNetwork):
                 pooling_neurons[f"pool{1 + len(pooling_neurons)}"] = incoming.features
         self.layers = nn.ModuleDict(layers)
         self.sizes = LayerSizes(neurons, synapses, pooling_neurons, ann_macs)
+        self.to(memory_format=torch.channels_last)  # the fastest layout on every device
 
     def forward(self, x: Tensor, record: str | None = None) -> SpikingOutput:
         """Logits and tally of spikes or currents per step (T, B, C, H, W), or of a constant current (B, C, H, W)."""
@@ -125,6 +130,8 @@ class SpikingStack(SpikingNetwork):
                 f"current, not {tuple(x.shape)}"
             )
         timesteps = self.timesteps if x.dim() == 4 else x.shape[0]
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         counter = SpikeCounter(x, self.sizes, timesteps, record)
         for layer in self.layers.values():
             x = layer(x, timesteps, counter)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -139,6 +139,18 @@ class _CountEvents(torch.autograd.Function):
         return (each / ctx.unit).expand(shape), None
 
 
+class Packed(NamedTuple):
+    """Spikes that a weight layer may keep as bits.
+
+    Attributes:
+        bits: uint8 (T, B, H, W, ceil(C / 8)) or (T, B, ceil(features / 8)); None if they are not packed yet.
+        unit: the value of a spike.
+    """
+
+    bits: Tensor | None
+    unit: float
+
+
 class SpikeCounter:
     """Follows one forward pass and makes its :class:`SpikeTally`.
 
@@ -185,6 +197,8 @@ class SpikeCounter:
             self._entering, self._events = x, count_events(x)
             self._input_spikes = self._events.flatten(1).sum(1) * self._spiking
         self._unit: float | None = None
+        self._bits: Tensor | None = None
+        self.shape = (timesteps, batch)
         self._entering_per_neuron: Tensor | None = None
 
     def weights(self, fanout: Tensor, nonzero_fanout: Callable[[], Tensor] | None = None) -> None:
@@ -216,13 +230,36 @@ class SpikeCounter:
         if self._record == "spikes":
             self._trains.append(spikes.detach())
 
+    def neuron_events(self, x: Tensor, unit: float, fired: Tensor, events: Tensor, bits: Tensor | None) -> None:
+        """:meth:`neurons`, and :meth:`changed` where a pool follows, for spikes that were counted as they were made.
+
+        Args:
+            x: what travels on, (T, B, ...).
+            unit: as in :func:`count_events`.
+            fired: float64 (B, ...): spikes of the neurons, over whatever places; differentiable.
+            events: float64 (B, H, W) or (B,): spikes in ``x`` over time and channels; differentiable.
+            bits: ``x`` as :class:`Packed` has it, or None.
+        """
+        self._spikes.append(fired.flatten(1).sum(1) if fired.dim() > 1 else fired)
+        self.changed(x, unit)
+        self._events, self._bits = events, bits
+
+    def packed(self, x: Tensor) -> Packed | None:
+        """``x``, as it may be kept: if it is the tensor last shown and all its spikes have one value."""
+        return Packed(self._bits, self._unit) if x is self._entering and self._unit is not None else None
+
+    @property
+    def recording(self) -> bool:
+        """Is a :class:`SpikeRecord` asked for?"""
+        return self._record is not None
+
     def pooling_neurons(self, spikes: Tensor, unit: float | None = None) -> None:
         """Output (T, B, ...) of a layer of pooling neurons; ``unit`` as in :func:`count_events`."""
         self._pooling.append(self._count(spikes, unit))
 
     def changed(self, x: Tensor, unit: float | None = None) -> None:
         """``x`` (T, B, ...) travels on instead of the tensor last shown; ``unit`` as in :func:`count_events`."""
-        self._entering, self._events, self._unit, self._entering_per_neuron = x, None, unit, None
+        self._entering, self._events, self._unit, self._bits, self._entering_per_neuron = x, None, unit, None, None
 
     def tally(self) -> SpikeTally:
         """The bill."""

@@ -49,6 +49,8 @@ class SpikingVGG(SpikingStack):
         readout: "mean" over T of the classifier's output; or "leaky": Lee's accumulator, which leaks by
             ``decay`` and never fires; its last potential is divided by (threshold * T).
         classifier_bias: give the classifier a bias.
+        recompute: in training, keep no convolution's output for the backward pass but convolve once more: about a tenth
+            of the memory, for a third more work in convolutions.
         neuron: makes each layer's neurons, in place of :class:`LIF`: a class, such as one of your own. It takes none of
             the settings above.
 
@@ -83,6 +85,7 @@ class SpikingVGG(SpikingStack):
         dropout: float = 0.0,
         readout: str = "mean",
         classifier_bias: bool = True,
+        recompute: bool = False,
         neuron: Callable[[], SpikingNeuron] | None = None,
     ) -> None:
         choose("norm", norm, NORMS, "--model.net.norm")
@@ -146,7 +149,7 @@ class SpikingVGG(SpikingStack):
         if not layers:
             raise UserError(f"--model.net.architecture={architecture!r}: at least one hidden layer is needed.")
         layers["classifier"] = SpikingLayer(nn.Linear(incoming.features, num_classes, bias=classifier_bias))
-        super().__init__(layers, input_shape, timesteps, readout, decay, threshold)
+        super().__init__(layers, input_shape, timesteps, readout, decay, threshold, recompute)
 
 
 def check_neuron(neuron: nn.Module) -> nn.Module:

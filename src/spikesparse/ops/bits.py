@@ -8,9 +8,16 @@ from torch import Tensor
 from spikesparse.ops.backends import backend_for
 
 
+@torch.library.custom_op("spikesparse::pack_bits", mutates_args=())
 def pack_bits(x: Tensor) -> Tensor:
-    """Bits of (N, C): uint8 (N, ceil(C / 8)); bit k of byte j is 1 where channel 8 * j + k is not zero."""
-    return backend_for(x.device, x.dtype).pack_bits(x.contiguous())
+    """Bits of (..., C): uint8 (..., ceil(C / 8)); bit k of byte j is 1 where channel 8 * j + k is not zero."""
+    bits = backend_for(x.device, x.dtype).pack_bits(x.reshape(-1, x.shape[-1]).contiguous())
+    return bits.view(*x.shape[:-1], bits.shape[-1])
+
+
+@pack_bits.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], -(-x.shape[-1] // 8)), dtype=torch.uint8)
 
 
 def unpack_bits(bits: Tensor, channels: int, dtype: torch.dtype) -> Tensor:

@@ -90,7 +90,7 @@ class SpikeGradients(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a backward pass is asked for. With g the gradient of the current, summed over steps if it is constant:
+    """What a backward pass is asked for; g is the gradient of the current, summed over steps if it is constant.
 
     Attributes:
         y: the gradient of y: a * g + b * (y - center) + c.

@@ -92,13 +92,14 @@ def backward(
 
 def pack_bits(x: Tensor) -> Tensor:
     """(..., C) -> uint8 (..., ceil(C / 8))."""
-    bits = F.pad(x != 0, (0, -x.shape[-1] % 8)).unflatten(-1, (-1, 8))
-    return (bits << torch.arange(8, device=x.device)).sum(-1).to(torch.uint8)
+    ones = F.pad(x != 0, (0, -x.shape[-1] % 8)).unflatten(-1, (-1, 8))
+    bits: Tensor = (ones << torch.arange(8, device=x.device)).sum(-1).to(torch.uint8)
+    return bits
 
 
 def unpack_bits(bits: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
     """Uint8 (..., ceil(C / 8)) -> (..., C)."""
-    spread = (bits[..., None] >> torch.arange(8, device=bits.device, dtype=torch.uint8)) & 1
+    spread: Tensor = (bits[..., None] >> torch.arange(8, device=bits.device, dtype=torch.uint8)) & 1
     return spread.flatten(-2)[..., :channels].to(dtype)
 
 
@@ -130,7 +131,7 @@ def _grad_spikes(scan: Scan, spikes: Tensor, gradients: SpikeGradients) -> Tenso
         _, winners = _max_pool(spikes)
         steps, batch, height, width, channels = spikes.shape
         folded = grad.flatten(0, 1).permute(0, 3, 1, 2)
-        unpooled = F.max_unpool2d(folded, winners, 2, output_size=(height, width))
+        unpooled = F.max_unpool2d(folded, winners, [2, 2], output_size=[height, width])
         grad = unpooled.permute(0, 2, 3, 1).reshape(steps, batch, height, width, channels)
     if gradients.fired is not None:
         height, width = spikes.shape[2:4]

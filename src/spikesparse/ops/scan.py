@@ -33,9 +33,9 @@ def neuron_scan(
     if timesteps is not None:
         current = current[None]
     # Neurons do not know each other, so any order will do: that of the memory copies nothing.
-    order = sorted(range(1, current.dim()), key=lambda axis: -current.stride(axis))
+    order = sorted(range(1, current.dim()), key=current.stride, reverse=True)
     ordered = current.permute(0, *order)
     steps = len(current) if timesteps is None else timesteps
-    flat = ordered.reshape(len(current), 1, 1, 1, ordered[0].numel())
+    flat = ordered.reshape(len(current), 1, 1, 1, -1)
     spikes = fire(flat, decay, threshold, spec, steps).spikes.view(steps, *ordered.shape[1:])
     return spikes.permute(0, *(1 + order.index(axis) for axis in range(1, current.dim())))

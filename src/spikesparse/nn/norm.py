@@ -1,0 +1,95 @@
+"""BatchNorm in a spiking network: over T * B images, folded into the neurons, or over the batches of a process group.
+
+Its parameters and statistics are those of torch's own modules, which Lightning's sync_batchnorm turns into
+``SyncBatchNorm``. That one refuses the CPU; here it only says which process group counts as one batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+
+from spikesparse.ops.fire import Normalization
+
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
+
+
+def why_not_folded(norm: nn.Module) -> str | None:
+    """Why a norm cannot be folded into the neurons behind it, if so."""
+    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm):
+        return f"norm is a {type(norm).__name__}"
+    if not (norm.affine and norm.track_running_stats and norm.momentum is not None):
+        return "BatchNorm without affine, track_running_stats or momentum"
+    return None
+
+
+def normalization_of(norm: Norm) -> Normalization:
+    """What a norm does to each channel: by this batch in training, by its running statistics in evaluation."""
+    weight, bias = _exact(norm.weight), _exact(norm.bias)
+    if norm.training:
+        return Normalization(weight, bias, batch=True, eps=norm.eps, group=_group_name(norm))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = weight * (_exact(norm.running_var) + norm.eps).rsqrt()
+    return Normalization(scale, bias - _exact(norm.running_mean) * scale)
+
+
+@torch.no_grad()
+def update_statistics(norm: Norm, moments: Tensor, timesteps: int) -> None:
+    """Move the running statistics towards a batch's, as torch does.
+
+    Args:
+        norm: in training.
+        moments: float64 (3, C): mean, biased variance and number of values of each channel.
+        timesteps: how often each of these values counts: T for a current that is the same in all T steps.
+    """
+    mean, var, count = moments
+    count = count * timesteps
+    assert norm.momentum is not None
+    for running, new in ((norm.running_mean, mean), (norm.running_var, var * count / (count - 1))):
+        assert running is not None
+        running.lerp_(new.to(running.dtype), norm.momentum)
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+
+
+def normalize(norm: nn.Module, x: Tensor, timesteps: int) -> Tensor:
+    """A norm on its own, for what it cannot be folded into: (N, C, ...) -> the same.
+
+    Args:
+        norm: any.
+        x: the weights' output.
+        timesteps: as in :func:`update_statistics`.
+    """
+    if why_not_folded(norm) or not norm.training or (timesteps == 1 and not _group_name(norm)):
+        y: Tensor = norm(x)
+        return y
+    assert isinstance(norm, Norm)
+    values = x.double() if x.dtype == torch.float64 else x.float()
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    group = _group_name(norm)
+
+    def total(each: Tensor) -> Tensor:
+        return all_reduce(each, group=norm.process_group or distributed.group.WORLD) if group else each
+
+    count = total(values.new_full((1,), x.numel() / x.shape[1]))
+    mean = total(values.sum(axes)) / count
+    centered = values - mean.view(shape)
+    var = total(centered.square().sum(axes)) / count
+    update_statistics(norm, torch.stack([mean, var, count.expand_as(mean)]).double(), timesteps)
+    scale = norm.weight * (var + norm.eps).rsqrt()
+    return (centered * scale.view(shape) + norm.bias.view(shape)).to(x.dtype)
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _group_name(norm: nn.Module) -> str:
+    if not isinstance(norm, nn.SyncBatchNorm) or not distributed.is_available() or not distributed.is_initialized():
+        return ""
+    group = norm.process_group or distributed.group.WORLD
+    assert group is not None
+    return group.group_name if distributed.get_world_size(group) > 1 else ""
