@@ -12,8 +12,9 @@ import torch
 
 from spikesparse.summary import machine
 
-from . import driver, table
+from . import table
 from .contestants import CONTESTANTS, chosen
+from .driver import Driver
 from .setting import LAYOUTS, PRECISIONS, Setting
 
 
@@ -33,6 +34,9 @@ def parse(description: str | None, arguments: list[str] | None = None) -> argpar
     parser.add_argument("--rounds", type=int, help="turns of each contestant (default: 20)")
     parser.add_argument("--steps", type=int, help="timed steps in a turn (default: 2, on CUDA 10)")
     parser.add_argument("--patience", type=float, default=900.0, help="seconds to wait for any one answer")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for all: then fewer rounds")
+    parser.add_argument("--parallel", type=int, default=1, help="workers prepared at a time (timed: always one)")
+    parser.add_argument("--together", action="store_true", help="all T in the same rounds; needs memory for all")
     parser.add_argument("--fast", action="store_true", help="a tiny network and few rounds: does it all run?")
     parser.add_argument("--csv", type=Path, help="append the rows here")
     args = parser.parse_args(arguments)
@@ -69,14 +73,16 @@ def main(description: str | None = None, arguments: list[str] | None = None) -> 
     def say(text: str) -> None:
         print(f"{time.perf_counter() - start:6.0f} s  {text}", flush=True)
 
-    for timesteps in args.timesteps:
-        setting = Setting(args.architecture, timesteps, args.batch, args.precision, args.device, args.layout)
-        say(f"T={timesteps}: {len(contestants)} contestants")
-        outcomes = driver.run(contestants, setting, args.rounds, args.steps, tuple(args.measure), args.patience, say)
-        made = table.rows(outcomes, setting, about)
-        table.show(made, setting)
-        if args.csv:
-            table.append(made, args.csv)
+    driver = Driver(args.rounds, args.steps, tuple(args.measure), args.patience, args.budget, args.parallel, say)
+    shape = (args.batch, args.precision, args.device, args.layout)
+    settings = [Setting(args.architecture, timesteps, *shape) for timesteps in args.timesteps]
+    for group in [settings] if args.together else [[setting] for setting in settings]:
+        outcomes = driver.run([(contestant, setting) for setting in group for contestant in contestants])
+        for setting in group:
+            made = table.rows([outcome for outcome in outcomes if outcome.setting == setting], about)
+            table.show(made, setting)
+            if args.csv:
+                table.append(made, args.csv)
         wrong += table.disagreeing(outcomes)
     if wrong:
         sys.exit("\n".join(["not the same function, and so not to be compared:", *wrong]))

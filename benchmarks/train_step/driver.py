@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,15 +37,22 @@ class Outcome:
 
     Attributes:
         contestant: which.
+        setting: of its network.
         facts: layout, agreement, versions, memory: whatever its worker answered.
         rounds: median milliseconds of its steps, round by round.
         failed: why it has no numbers.
     """
 
     contestant: Contestant
+    setting: Setting
     facts: dict[str, Any] = field(default_factory=dict)
     rounds: list[float] = field(default_factory=list)
     failed: str = ""
+
+    @property
+    def name(self) -> str:
+        """For progress."""
+        return f"{self.contestant.name}, T={self.setting.timesteps}"
 
 
 class Process:
@@ -108,85 +116,113 @@ class Process:
         self.process.wait()
 
 
-Say = Callable[[str], None]
+@dataclass
+class Driver:
+    """Prepares the workers, several at a time if asked to, and then lets them run one at a time.
 
+    Args:
+        rounds: turns of each worker.
+        steps: timed steps in a turn.
+        measure: "time", "memory" or both.
+        patience: seconds to wait for an answer.
+        budget: seconds for everything: less patience and fewer rounds if it gets short.
+        parallel: workers that are prepared at a time; never more than one is timed.
+        say: told of the progress.
+    """
 
-def run(
-    contestants: list[Contestant],
-    setting: Setting,
-    rounds: int = 20,
-    steps: int = 2,
-    measure: tuple[str, ...] = ("time", "memory"),
-    patience: float = 900.0,
-    say: Say = print,
-) -> list[Outcome]:
-    """Measure all contestants; those that fail have their reason and no numbers."""
-    outcomes = [Outcome(contestant) for contestant in contestants]
-    processes: dict[str, Process] = {}
-    try:
-        for number, outcome in enumerate(outcomes, 1):
-            name, start = outcome.contestant.name, time.perf_counter()
-            say(f"[{number}/{len(outcomes)}] {name} ...")
-            try:
-                _start(outcome, setting, measure, patience, processes)
-                text = f"ready in {time.perf_counter() - start:.0f} s"
-            except Failed as reason:
-                outcome.failed, text = str(reason), f"FAILED: {reason}"
-            if "ms" in outcome.facts:
-                text += f", {outcome.facts['ms']:.1f} ms a step"
-            say(f"[{number}/{len(outcomes)}] {name}: {text}")
-        if "time" in measure:
-            _rounds(outcomes, processes, rounds, steps, patience, say)
-    finally:
-        for process in processes.values():
-            process.end()
-    return outcomes
+    rounds: int = 20
+    steps: int = 2
+    measure: tuple[str, ...] = ("time", "memory")
+    patience: float = 900.0
+    budget: float = float("inf")
+    parallel: int = 1
+    say: Callable[[str], None] = print
 
-
-def _start(
-    outcome: Outcome, setting: Setting, measure: tuple[str, ...], patience: float, processes: dict[str, Process]
-) -> None:
-    """Prepare a worker and measure its memory: on a CPU in a process of its own, whose freed memory is given back."""
-    cuda = setting.device.startswith("cuda")
-    layout = None
-    if "memory" in measure and not cuda:
-        process = Process(outcome.contestant, setting, GIVE_BACK)
+    def run(self, entries: list[tuple[Contestant, Setting]]) -> list[Outcome]:
+        """Measure all of them; those that fail have their reason and no numbers."""
+        self._start = time.perf_counter()
+        self._processes: dict[str, Process] = {}
+        outcomes = [Outcome(contestant, setting) for contestant, setting in entries]
         try:
-            outcome.facts |= process.ask("prepare", patience)
-            layout = outcome.facts["layout"]
-            outcome.facts |= process.ask("memory", patience)
+            with ThreadPoolExecutor(self.parallel) as pool:
+                self._all(outcomes, self._check, pool.map, "compared with the reference")
+                self._all(outcomes, self._layout, map, "")
+                self._all(outcomes, self._finish, pool.map, "ready")
+            if "time" in self.measure:
+                self._rounds(outcomes)
         finally:
-            process.end()
-        if "time" not in measure:
-            return
-    process = processes[outcome.contestant.name] = Process(outcome.contestant, setting, KEEP)
-    try:
-        answer = process.ask("prepare", patience, layout=layout, check=layout is None)
-        outcome.facts |= answer if layout is None else {}
-        if "memory" in measure and cuda:
-            outcome.facts |= process.ask("memory", patience)
-        if "time" in measure:
-            outcome.facts |= process.ask("warm_up", patience)
-    except Failed:
-        processes.pop(outcome.contestant.name).end()
-        raise
+            for process in self._processes.values():
+                process.end()
+        return outcomes
 
+    def _all(
+        self, outcomes: list[Outcome], do: Callable[[Outcome], None], each: Callable[..., Iterable[Any]], done: str
+    ) -> None:
+        """Do something with all that have not failed."""
+        left, finished = [outcome for outcome in outcomes if not outcome.failed], 0
 
-def _rounds(
-    outcomes: list[Outcome], processes: dict[str, Process], rounds: int, steps: int, patience: float, say: Say
-) -> None:
-    order, shuffled, start = [o for o in outcomes if not o.failed], random.Random(0), time.perf_counter()
-    for done in range(rounds):
-        shuffled.shuffle(order)
-        for outcome in list(order):
-            name = outcome.contestant.name
+        def one(outcome: Outcome) -> None:
+            nonlocal finished
+            start = time.perf_counter()
+            if done:
+                self.say(f"{outcome.name} ...")
             try:
-                times = processes[name].ask("turn", patience, steps=steps)["ms"]
-                outcome.rounds.append(statistics.median(times))
+                do(outcome)
             except Failed as reason:
-                outcome.failed = f"in round {done + 1}: {reason}"
-                order.remove(outcome)
-                processes.pop(name).end()
-                say(f"{name} FAILED {outcome.failed}")
-        spent = time.perf_counter() - start
-        say(f"round {done + 1}/{rounds}, about {spent / (done + 1) * (rounds - done - 1):.0f} s to go")
+                self._fail(outcome, str(reason))
+            finished += 1
+            if done and not outcome.failed:
+                text = f"{done} in {time.perf_counter() - start:.0f} s"
+                text += f", {outcome.facts['ms']:.1f} ms a step" if "ms" in outcome.facts else ""
+                self.say(f"[{finished}/{len(left)}] {outcome.name}: {text}")
+
+        list(each(one, left))
+
+    def _fail(self, outcome: Outcome, reason: str) -> None:
+        outcome.failed = reason
+        self.say(f"{outcome.name} FAILED: {reason}")
+        if outcome.name in self._processes:
+            self._processes.pop(outcome.name).end()
+
+    def _ask(self, outcome: Outcome, do: str, **request: Any) -> dict[str, Any]:
+        left = self._start + 0.7 * self.budget - time.perf_counter()
+        return self._processes[outcome.name].ask(do, max(1.0, min(self.patience, left)), **request)
+
+    def _check(self, outcome: Outcome) -> None:
+        self._processes[outcome.name] = Process(outcome.contestant, outcome.setting, KEEP)
+        outcome.facts |= self._ask(outcome, "check")
+
+    def _layout(self, outcome: Outcome) -> None:
+        outcome.facts |= self._ask(outcome, "build")
+
+    def _finish(self, outcome: Outcome) -> None:
+        """Memory: on a CPU in a fresh process, whose freed memory goes back at once. Then warm up."""
+        if "memory" in self.measure and outcome.setting.device.startswith("cuda"):
+            outcome.facts |= self._ask(outcome, "memory")
+        elif "memory" in self.measure:
+            fresh = Process(outcome.contestant, outcome.setting, GIVE_BACK)
+            try:
+                fresh.ask("build", self.patience, layout=outcome.facts["layout"])
+                outcome.facts |= fresh.ask("memory", self.patience)
+            finally:
+                fresh.end()
+        if "time" in self.measure:
+            outcome.facts |= self._ask(outcome, "warm_up")
+
+    def _rounds(self, outcomes: list[Outcome]) -> None:
+        order, shuffled, start = [o for o in outcomes if not o.failed], random.Random(0), time.perf_counter()
+        for done in range(1, self.rounds + 1):
+            shuffled.shuffle(order)
+            for outcome in list(order):
+                try:
+                    times = self._processes[outcome.name].ask("turn", self.patience, steps=self.steps)["ms"]
+                    outcome.rounds.append(statistics.median(times))
+                except Failed as reason:
+                    self._fail(outcome, f"in round {done}: {reason}")
+                    order.remove(outcome)
+            now = time.perf_counter()
+            each = (now - start) / done
+            self.say(f"round {done}/{self.rounds}, about {each * (self.rounds - done):.0f} s to go")
+            if now + each > self._start + self.budget:
+                self.say("no time for another round")
+                break

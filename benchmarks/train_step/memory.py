@@ -68,7 +68,7 @@ class _Saved:
 
 
 def saved_bytes(step: Step) -> int:
-    """Bytes of the distinct storages that autograd has saved behind a forward pass, without parameters and the batch."""
+    """Bytes of distinct storages that autograd has saved behind a forward pass, without parameters and the batch."""
     known = {tensor.untyped_storage().data_ptr() for tensor in [*step.contender.module.parameters(), step.images]}
     saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
 

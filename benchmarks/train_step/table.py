@@ -38,15 +38,16 @@ SHOWN = {
 }
 
 
-def rows(outcomes: list[Outcome], setting: Setting, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each contestant, the fastest first, those that failed last."""
+def rows(outcomes: list[Outcome], about: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each contestant in one setting, the fastest first, those that failed last."""
     limits = [o for o in outcomes if o.contestant.name in LIMITS and not o.failed and o.rounds]
     limit = min(limits, key=lambda o: statistics.median(o.rounds), default=None)
-    made = [_row(outcome, limit, setting, about) for outcome in outcomes]
+    made = [_row(outcome, limit, about) for outcome in outcomes]
     return sorted(made, key=lambda row: (bool(row["failed"]), row["median_ms"] or 0.0))
 
 
-def _row(outcome: Outcome, limit: Outcome | None, setting: Setting, about: dict[str, Any]) -> dict[str, Any]:
+def _row(outcome: Outcome, limit: Outcome | None, about: dict[str, Any]) -> dict[str, Any]:
+    setting = outcome.setting
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
     row |= {name: value for name, value in {**about, **outcome.facts}.items() if name in COLUMNS and value is not None}
     row |= {name: getattr(setting, name) for name in ("device", "architecture", "timesteps", "batch", "precision")}

@@ -33,25 +33,29 @@ class Worker:
         self.cuda = setting.device.startswith("cuda")
         self.step: Step
 
-    def prepare(self, layout: str | None = None, check: bool = True) -> dict[str, Any]:
-        """Build, compare with the reference, choose a layout; compiles at the first step."""
+    def check(self) -> dict[str, Any]:
+        """Compare with the reference."""
         if not self.cuda and self.contestant.cuda_only:
             raise Unavailable("needs CUDA")
-        found = agreement(self.contestant, self.setting) if check else None
+        found = agreement(self.contestant, self.setting)
+        memory.give_back(self.cuda)
+        versions = {"torch": torch.__version__, "triton": _version("triton"), "threads": torch.get_num_threads()}
+        peer = f"{self.contestant.peer} {_version(self.contestant.peer)}" if self.contestant.peer else ""
+        return {"agreement": found, "peer": peer, **versions}
+
+    def build(self, layout: str | None = None) -> dict[str, Any]:
+        """Build, in the given layout or else the faster one; a compiler only gets to work at the first step."""
         contender = build(self.contestant, self.setting)
-        contender.module.train()
         layout = self.contestant.layout or layout or (self.setting.layout if self.setting.layout != "auto" else None)
         if layout is None:
-            seconds = {name: self._probe(Step(contender, self.setting, name)) for name in LAYOUTS}
-            layout = min(seconds, key=lambda name: seconds[name])
+            times = {name: self._probe(Step(contender, self.setting, name)) for name in LAYOUTS}
+            layout = min(times, key=lambda name: times[name])
             draw_weights(contender.module)
         self.step = Step(contender, self.setting, layout)
         if self.contestant.compile is not None:
             contender.module.compile(mode=self.contestant.compile)
         memory.give_back(self.cuda)
-        versions = {"torch": torch.__version__, "triton": _version("triton")}
-        peer = f"{self.contestant.peer} {_version(self.contestant.peer)}" if self.contestant.peer else ""
-        return {"layout": layout, "agreement": found, "threads": torch.get_num_threads(), **versions, "peer": peer}
+        return {"layout": layout}
 
     def warm_up(self, most: int = 12) -> dict[str, Any]:
         """Steps until two in a row take no longer than the fastest, within a quarter: compiled, tuned, allocated."""
@@ -91,7 +95,7 @@ class Worker:
 
     def _probe(self, step: Step) -> float:
         """Milliseconds of an eager step on a part of the batch, in a layout."""
-        part = max(1, len(step.images) // (1 if self.cuda else 4))
+        part = max(2, len(step.images) // (1 if self.cuda else 4))  # BatchNorm needs two values
         step.images, step.labels = step.images[:part], step.labels[:part]
         step()
         return min(step.timed() for _ in range(2))
