@@ -36,8 +36,8 @@ class Contestant:
     differs: str = ""
 
     def search_path(self) -> list[Path]:
-        """Folders of the peer's packages."""
-        return [ROOT / ".peers" / self.peer] if self.peer else []
+        """Folders of the peer's packages, and of what stands in for some that they import and do not need."""
+        return [ROOT / ".peers" / self.peer, Path(__file__).parent / "stubs"] if self.peer else []
 
 
 def _ours(name: str = "", compile: str | None = None, cuda_only: bool = False, **options: Any) -> Contestant:

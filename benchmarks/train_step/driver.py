@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -75,7 +76,8 @@ class Process:
             env={**os.environ, **environment, "PYTHONPATH": path},
         )
         self.answers: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
@@ -114,6 +116,10 @@ class Process:
         """At once."""
         self.process.kill()
         self.process.wait()
+        self._listener.join()
+        for file in (self.process.stdin, self.process.stdout, self.log):
+            with contextlib.suppress(OSError):  # what was not yet sent to a process that is gone
+                file.close()
 
 
 @dataclass
