@@ -156,6 +156,22 @@ def test_bytes_saved_by_hand(bench):
     assert held_bytes(step) - 2 * 48 * 4 == pytest.approx(small, abs=400)
 
 
+def test_a_compiled_one_is_found_out_by_its_loss(bench):
+    from train_step.contestants import chosen
+    from train_step.driver import Outcome
+    from train_step.setting import Setting
+    from train_step.table import disagreeing
+
+    contestants = chosen("spikesparse,norse,norse compiled,sinabs,limit contiguous", "cpu")
+    losses = (2.000, 2.001, 2.100, 1.999, 7.0)  # the limit is another network
+    for precision, expected in (("float32", ["norse compiled, T=4"]), ("bf16-mixed", [])):
+        setting = Setting(precision=precision)
+        outcomes = [Outcome(c, setting, {"loss": loss}) for c, loss in zip(contestants, losses, strict=True)]
+        assert [line.split(":")[0] for line in disagreeing(outcomes)] == expected
+    no = {"agreement": {"agrees": False, "spikes": 0.5}}
+    assert disagreeing([Outcome(contestants[1], setting, no)]) == ["norse, T=4: NO: spikes 5e-01"]
+
+
 def test_one_that_dies_is_a_row_and_not_the_end(bench, tmp_path, monkeypatch):
     from train_step.contestants import Contestant
     from train_step.driver import Driver

@@ -55,7 +55,9 @@ def _peer(peer: str, name: str = "", compile: str | None = None, differs: str = 
     return Contestant(f"{peer} {name}".strip(), adapter, options, compile, peer, cuda_only=best, differs=differs)
 
 
-NORSE = "atan is added to its surrogates; fires strictly above the threshold"
+BF16 = "under bf16-mixed its membrane is bfloat16"
+STRICT = "fires strictly above the threshold"
+NORSE = f"atan is added to its surrogates; {STRICT}; {BF16}"
 CONTESTANTS = (
     _limit("limit contiguous", "contiguous", "default"),
     _limit("limit channels-last", "channels-last", "default"),
@@ -65,16 +67,16 @@ CONTESTANTS = (
     _ours("compiled", "default"),
     _ours("checkpointed", recompute=True),
     _ours("cuda graphs", "reduce-overhead", cuda_only=True, graphs=True),
-    _peer("spikingjelly"),
-    _peer("spikingjelly", "compiled", "default"),
-    _peer("spikingjelly", "memopt", memory=1),
-    _peer("spikingjelly", "memopt compiled", "default", memory=1),
+    _peer("spikingjelly", differs=BF16),
+    _peer("spikingjelly", "compiled", "default", differs=BF16),
+    _peer("spikingjelly", "memopt", memory=1, differs=BF16),
+    _peer("spikingjelly", "memopt compiled", "default", memory=1, differs=BF16),
     _peer("spikingjelly", "best", best=True),
     _peer("spikingjelly", "best compiled", "default", best=True),
     _peer("spikingjelly", "best memopt", best=True, memory=1),
     _peer("spikingjelly", "best memopt compiled", "default", best=True, memory=1),
-    _peer("snntorch", differs="fires strictly above the threshold"),
-    _peer("snntorch", "compiled", "default", differs="fires strictly above the threshold"),
+    _peer("snntorch", differs=STRICT),
+    _peer("snntorch", "compiled", "default", differs=STRICT),
     _peer("norse", differs=NORSE),
     _peer("norse", "compiled", "default", differs=NORSE),
     _peer("sinabs"),

@@ -59,6 +59,11 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
+    def error(self) -> float:
+        """Cross-entropy, without what else is in the loss."""
+        output, _ = self.forward()
+        return float(F.cross_entropy(self.contender.logits(output).detach().float(), self.labels))
+
     def timed(self) -> float:
         """Milliseconds of one step."""
         return milliseconds(self, self.setting.device)

@@ -70,12 +70,21 @@ def _row(outcome: Outcome, limit: Outcome | None, about: dict[str, Any]) -> dict
 
 
 def disagreeing(outcomes: list[Outcome]) -> list[str]:
-    """Those that were timed though they do not compute the same."""
-    return [
-        f"{o.contestant.name}: {in_words(o.facts['agreement'])}"
+    """Those that do not compute the same: as the check found, or, compiled too, by the loss after the first steps.
+
+    The losses are compared in float32 only: in bfloat16 a neuron fires or not as each library rounds.
+    """
+    wrong = [
+        f"{o.name}: {in_words(o.facts['agreement'])}"
         for o in outcomes
         if o.facts.get("agreement") and not o.facts["agreement"]["agrees"]
     ]
+    spiking = [o for o in outcomes if o.contestant.spikes and o.setting.precision == "float32" and "loss" in o.facts]
+    for outcome in spiking:
+        usual = statistics.median(o.facts["loss"] for o in spiking if o.setting == outcome.setting)
+        if abs(outcome.facts["loss"] - usual) > 0.01 * usual:
+            wrong.append(f"{outcome.name}: its loss is {outcome.facts['loss']:.4f}, that of most is {usual:.4f}")
+    return wrong
 
 
 def show(made: list[dict[str, Any]], setting: Setting) -> None:

@@ -58,12 +58,15 @@ class Worker:
         return {"layout": layout}
 
     def warm_up(self, most: int = 12) -> dict[str, Any]:
-        """Steps until two in a row take no longer than the fastest, within a quarter: compiled, tuned, allocated."""
+        """Steps until two in a row take no longer than the fastest, within a quarter: compiled, tuned, allocated.
+
+        The loss behind the first of them is everybody's, compiled or not: they have all done the same steps by then.
+        """
         start, times, losses = time.perf_counter(), [], []
         while len(times) < most:
             times.append(self.step.timed())
             if not losses:
-                losses.append(float(self.step.forward()[1]))
+                losses.append(self.step.error())
             if len(times) > 2 and max(times[-2:]) < 1.25 * min(times):
                 break
         graphs = breaks = 0
