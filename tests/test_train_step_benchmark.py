@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import itertools
 import os
 import subprocess
 import sys
@@ -228,11 +227,11 @@ PEERS = ("spikingjelly", "snntorch", "norse", "sinabs")
 def test_a_whole_run(tmp_path):
     """Ours and the limit, and whatever peers are there."""
     peers = [peer for peer in PEERS if (ROOT / ".peers" / peer / ".ready").exists()]
-    names = ["limit eager channels-last", "limit contiguous", "spikesparse", "spikesparse penalty", *peers]
+    names = ["limit contiguous", "spikesparse", *peers]
     path = tmp_path / "table.csv"
     command = [sys.executable, str(ROOT / "benchmarks" / "train_step.py"), "--fast", "--device", "cpu"]
     ran = subprocess.run(
-        [*command, "--contestants", ",".join(names), "--csv", str(path), "--timesteps", "1", "3"],
+        [*command, "--contestants", ",".join(names), "--csv", str(path), "--parallel", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,
@@ -240,7 +239,7 @@ def test_a_whole_run(tmp_path):
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     rows = list(csv.DictReader(path.read_text().splitlines()))
-    assert sorted((row["contestant"], row["timesteps"]) for row in rows) == sorted(itertools.product(names, "13"))
+    assert sorted(row["contestant"] for row in rows) == sorted(names)
     for row in rows:
         assert row["failed"] == "", row
         assert float(row["median_ms"]) > 0
