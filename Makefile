@@ -22,7 +22,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare test test-all lint format types docs docs-serve crosscheck overhead \
+.PHONY: help setup train compare test test-all lint format types docs docs-serve crosscheck overhead peers benchmark \
   tensorboard report rename clean
 
 help: ## list the targets
@@ -83,6 +83,20 @@ crosscheck: $(READY) $(WITNESSES:%=.crosscheck/%/.ready) ## count frozen network
 
 overhead: $(READY) ## time and memory of a training step with and without counting
 	$(RUN) benchmarks/counting_overhead.py $(ARGS)
+
+# Peers need no environments: they are plain Python, and all run on the torch at hand. Each gets a folder of its own,
+# with the few packages that it cannot be imported without.
+PEERS := spikingjelly snntorch norse sinabs
+
+.peers/%/.ready: benchmarks/train_step/peers/%.txt | $(READY)
+	rm -rf .peers/$*
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target .peers/$* -r $<
+	@touch $@
+
+peers: $(PEERS:%=.peers/%/.ready) ## install SpikingJelly, snnTorch, norse and sinabs in .peers/ for the benchmark
+
+benchmark: $(READY) peers ## time and memory of a training step beside the peers and the limit
+	$(RUN) benchmarks/train_step.py $(ARGS)
 
 tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-parameters
 	@echo "dashboard: http://localhost:6006/#custom_scalars"

@@ -26,6 +26,7 @@ from typing import Any
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which measures the memory, is talkative
 
 import torch
+from ratios import interval, paired_ratios
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -110,13 +111,6 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
     return peak
 
 
-def interval(ratios: list[float], draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the median."""
-    generator = random.Random(0)
-    medians = sorted(statistics.median(generator.choices(ratios, k=len(ratios))) for _ in range(draws))
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
-
-
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each way of counting."""
     steps = {variant: make_step(variant, args) for variant in VARIANTS}
@@ -134,7 +128,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             print(f"{done + 1}/{args.rounds} rounds", flush=True)
     without, rows = seconds["no counting"], []
     for variant in VARIANTS[1:]:
-        ratios = [with_ / base for with_, base in zip(seconds[variant], without, strict=True)]
+        ratios = paired_ratios(seconds[variant], without)
         low, high = interval(ratios)
         extra = peaks[variant] - peaks["no counting"]
         rows.append(

@@ -1,0 +1,1 @@
+"""One training step of one network through every contestant: see ../train_step.py."""
