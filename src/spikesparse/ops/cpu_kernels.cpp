@@ -91,6 +91,14 @@ struct Tiles {
     return ((image * scan.height + y) * scan.width + x) * scan.channels + tile.first_channel;
   }
 
+  // Does the border cut off any segment's neuron number `sub`?
+  bool cut(const Tile &tile, int sub) const {
+    if (!(scan.height % 2 && sub / 2) && !(scan.width % 2 && sub % 2)) return false;
+    for (int k = 0; k < tile.segments; ++k)
+      if (input(tile, k, sub) < 0) return true;
+    return false;
+  }
+
   // The position of a segment's output within a step; -1 for a window that the border cuts.
   int64_t output(const Tile &tile, int segment) const {
     int64_t window = tile.first_window + segment;
@@ -113,7 +121,15 @@ struct Tiles {
   }
 };
 
-// The forward pass of one step: current, membrane, spikes, reset.
+// A number per channel, repeated for every lane of a tile.
+struct PerLane {
+  float value[LANES];
+  PerLane(const Tile &tile, const float *of_channel, float otherwise) {
+    for (int k = 0; k < tile.segments; ++k)
+      for (int c = 0; c < tile.width; ++c)
+        value[k * tile.width + c] = of_channel ? of_channel[tile.first_channel + c] : otherwise;
+  }
+};
 
 template <class T> void load_y(const Tiles &tiles, const Tile &tile, int64_t step, int sub, float *y) {
   const T *values = static_cast<const T *>(tiles.scan.y) + (tiles.scan.steps == 1 ? 0 : step) * tiles.step_size;
@@ -125,32 +141,35 @@ template <class T> void load_y(const Tiles &tiles, const Tile &tile, int64_t ste
   }
 }
 
-// x = y * scale + shift. Where the border cuts a neuron off, its current is 0 and it never fires.
-void current_of(const Tiles &tiles, const Tile &tile, int sub, const float *y, float *x) {
-  const Scan &scan = tiles.scan;
-  if (!scan.scale) { std::copy_n(y, tile.lanes, x); return; }
-  const float *scale = scan.scale + tile.first_channel, *shift = scan.shift + tile.first_channel;
-  for (int k = 0; k < tile.segments; ++k) {
-    bool cut = tiles.input(tile, k, sub) < 0;
-    const float *in = y + k * tile.width;
-    float *out = x + k * tile.width;
-    for (int c = 0; c < tile.width; ++c) out[c] = in[c] * scale[c] + shift[c];
-    if (cut) std::fill_n(out, tile.width, 0.0f);
+// The neuron's numbers, by value: the compiler could not know that storing a membrane leaves those of a Scan alone.
+struct Neuron {
+  float decay, threshold, fires_from;
+  bool soft;
+  explicit Neuron(const Scan &s) : decay(s.decay), threshold(s.threshold), soft(s.soft_reset) {
+    fires_from = s.strict ? std::nextafter(s.threshold, INFINITY) : s.threshold;  // above it is from the next number on
   }
-}
+  bool fires(float h) const { return h >= fires_from; }
+  float after_reset(float h) const { return soft ? h - (fires(h) ? threshold : 0.0f) : (fires(h) ? 0.0f : h); }
+};
 
-inline float after_reset(const Scan &scan, float h, bool s) {
-  return scan.soft_reset ? h - (s ? scan.threshold : 0.0f) : (s ? 0.0f : h);
-}
-
-// h = decay * v + x; a spike where h reaches the threshold; v after the reset.
-void step(const Scan &scan, int lanes, const float *x, float *v, float *h, uint8_t *s) {
-  float decay = scan.decay, threshold = scan.threshold;
-  for (int l = 0; l < lanes; ++l) h[l] = decay * v[l] + x[l];
-  if (scan.strict) for (int l = 0; l < lanes; ++l) s[l] = h[l] > threshold;
-  else for (int l = 0; l < lanes; ++l) s[l] = h[l] >= threshold;
-  if (scan.soft_reset) for (int l = 0; l < lanes; ++l) v[l] = h[l] - (s[l] ? threshold : 0.0f);
-  else for (int l = 0; l < lanes; ++l) v[l] = s[l] ? 0.0f : h[l];
+// One step of a tile: x = y * scale + shift, h = decay * v + x, and v after the reset.
+void step(const Tiles &tiles, const Tile &tile, int sub, const float *y, const PerLane &scale, const PerLane &shift,
+          float *v, float *h) {
+  const Neuron neuron(tiles.scan);
+  if (tiles.scan.scale)
+#pragma omp simd
+    for (int l = 0; l < tile.lanes; ++l) {
+      float x = y[l] * scale.value[l] + shift.value[l];
+      h[l] = neuron.decay * v[l] + x;
+    }
+  else
+#pragma omp simd
+    for (int l = 0; l < tile.lanes; ++l) h[l] = neuron.decay * v[l] + y[l];
+#pragma omp simd
+  for (int l = 0; l < tile.lanes; ++l) v[l] = neuron.after_reset(h[l]);
+  if (!tiles.cut(tile, sub)) return;
+  for (int k = 0; k < tile.segments; ++k)  // where the border cuts a window there is no neuron: none that fires
+    if (tiles.input(tile, k, sub) < 0) std::fill_n(h + k * tile.width, tile.width, 0.0f);
 }
 
 // Eight zeros and ones, a byte each -> the bits of one byte.
@@ -170,43 +189,46 @@ void pack_row(const uint8_t *s, int width, uint8_t *bits) {
   }
 }
 
+// How many they are: at most four for each lane.
+inline int32_t sum(const float *spikes, int width) {
+  int32_t total = 0;
+  for (int c = 0; c < width; ++c) total += int32_t(spikes[c]);
+  return total;
+}
+
 template <class T> void forward(const Scan &scan, T *spikes, uint8_t *bits, int32_t *fired, int32_t *events) {
   Tiles tiles(scan);
+  const Neuron neuron(scan);
   int64_t row_bytes = (scan.channels + 7) / 8;
   tiles.run([&](int64_t, const Tile &tile) {
-    float x[4][LANES], v[4][LANES] = {}, h[LANES];
-    uint8_t s[4][LANES];
+    PerLane scale(tile, scan.scale, 1.0f), shift(tile, scan.shift, 0.0f);
+    float y[4][LANES], v[4][LANES] = {}, h[LANES], out[LANES], all[LANES];
+    uint8_t bytes[LANES];
     for (int64_t t = 0; t < scan.timesteps; ++t) {
       for (int sub = 0; sub < tiles.subs; ++sub) {
-        if (t == 0 || scan.steps > 1) {
-          load_y<T>(tiles, tile, t, sub, x[sub]);
-          current_of(tiles, tile, sub, x[sub], x[sub]);
-        }
-        step(scan, tile.lanes, x[sub], v[sub], h, s[sub]);
+        if (t == 0 || scan.steps > 1) load_y<T>(tiles, tile, t, sub, y[sub]);
+        step(tiles, tile, sub, y[sub], scale, shift, v[sub], h);
+        if (sub == 0)
+          for (int l = 0; l < tile.lanes; ++l) out[l] = all[l] = neuron.fires(h[l]) ? 1.0f : 0.0f;
+        else
+          for (int l = 0; l < tile.lanes; ++l) {
+            float s = neuron.fires(h[l]) ? 1.0f : 0.0f;
+            all[l] += s;  // of the window
+            out[l] = std::max(out[l], s);
+          }
       }
-      if (fired) {
-        for (int k = 0; k < tile.segments; ++k) {
-          int32_t sum = 0;
-          for (int sub = 0; sub < tiles.subs; ++sub)
-            for (int c = 0; c < tile.width; ++c) sum += s[sub][k * tile.width + c];
-          fired[tile.first_window + k] += sum;
-        }
-      }
-      for (int sub = 1; sub < tiles.subs; ++sub)  // the largest of the window, in place of its first
-        for (int l = 0; l < tile.lanes; ++l) s[0][l] |= s[sub][l];
+      if (bits)
+        for (int l = 0; l < tile.lanes; ++l) bytes[l] = uint8_t(out[l]);
       for (int k = 0; k < tile.segments; ++k) {
+        const float *window = out + k * tile.width;
+        if (fired) fired[tile.first_window + k] += sum(all + k * tile.width, tile.width);
         int64_t position = tiles.output(tile, k);
         if (position < 0) continue;
         int64_t row = t * tiles.out_positions() + position;
-        const uint8_t *out = s[0] + k * tile.width;
         T *dense = spikes + row * scan.channels + tile.first_channel;
-        for (int c = 0; c < tile.width; ++c) from_float(float(out[c]), dense[c]);
-        if (bits) pack_row(out, tile.width, bits + row * row_bytes + tile.first_channel / 8);
-        if (events) {
-          int32_t sum = 0;
-          for (int c = 0; c < tile.width; ++c) sum += out[c];
-          events[position] += sum;
-        }
+        for (int c = 0; c < tile.width; ++c) from_float(window[c], dense[c]);
+        if (bits) pack_row(bytes + k * tile.width, tile.width, bits + row * row_bytes + tile.first_channel / 8);
+        if (events) events[position] += sum(window, tile.width);
       }
     }
   });
@@ -225,42 +247,34 @@ inline float exp_negative(float x) {
   return p * power;
 }
 
-// The stand-in for ds/dh at h; surrogate.py has the formulas and their papers.
-void derivative(const Scan &scan, int lanes, const float *h, const uint8_t *s, float *sigma) {
-  float k = scan.slope, threshold = scan.threshold;
-  auto each = [&](auto formula) { for (int l = 0; l < lanes; ++l) sigma[l] = formula(h[l] - threshold); };
-  switch (scan.surrogate) {
-    case ATAN: {
-      float width = float(M_PI / 2) * k;
-      each([=](float d) { float z = d * width; return (k / 2) / (z * z + 1.0f); });
-      break;
-    }
-    case SIGMOID:
-      each([=](float d) { float e = exp_negative(-std::fabs(d * k)); return k * e / ((1.0f + e) * (1.0f + e)); });
-      break;
-    case FAST_SIGMOID: each([=](float d) { float z = std::fabs(d) * k + 1.0f; return 1.0f / (z * z); }); break;
-    case TRIANGLE: each([=](float d) { return std::max(0.0f, 1.0f - std::fabs(d) * k); }); break;
-    case RECTANGLE: each([=](float d) { return std::fabs(d) < 0.5f / k ? k : 0.0f; }); break;
-    case LEE2020: for (int l = 0; l < lanes; ++l) sigma[l] = s[l] ? k / threshold : 0.0f;
+// The stand-in for ds/dh at distance d = h - threshold; surrogate.py has the formulas and their papers.
+template <int SURROGATE> inline float derivative(float d, bool s, float k, float threshold) {
+  switch (SURROGATE) {
+    case ATAN: { float z = d * (float(M_PI / 2) * k); return (k / 2) / (z * z + 1.0f); }
+    case SIGMOID: { float e = exp_negative(-std::fabs(d * k)); return k * e / ((1.0f + e) * (1.0f + e)); }
+    case FAST_SIGMOID: { float z = std::fabs(d) * k + 1.0f; return 1.0f / (z * z); }
+    case TRIANGLE: return std::max(0.0f, 1.0f - std::fabs(d) * k);
+    case RECTANGLE: return std::fabs(d) < 0.5f / k ? k : 0.0f;
+    default: return s ? k / threshold : 0.0f;  // Lee et al. 2020
   }
 }
 
-// What a thread needs to take a tile back through time: per neuron of the window and step, LANES values.
+// What a thread needs to take a tile back through time: for each neuron of a window and each step, LANES values.
 struct Workspace {
   std::vector<float> y, h, grad;
-  std::vector<uint8_t> s;
   void fit(size_t values) {
     if (y.size() >= values) return;
-    y.resize(values), h.resize(values), grad.resize(values), s.resize(values);
+    y.resize(values), h.resize(values), grad.resize(values);
   }
 };
 
 // The gradient of every neuron's spikes in step t: through the pool to the window's first of the largest, by counts.
 template <class T>
 void load_gradient(const Tiles &tiles, const Tile &tile, int64_t t, const T *grad_spikes, const float *grad_fired,
-                   const float *grad_events, const uint8_t *const s[4], float *const grad[4]) {
+                   const float *grad_events, const float *const h[4], float *const grad[4]) {
   const Scan &scan = tiles.scan;
-  float arriving[LANES];
+  const Neuron neuron(scan);
+  float *arriving = grad[0];
   for (int k = 0; k < tile.segments; ++k) {
     int64_t position = tiles.output(tile, k);
     float *lane = arriving + k * tile.width;
@@ -269,16 +283,22 @@ void load_gradient(const Tiles &tiles, const Tile &tile, int64_t t, const T *gra
     float event = grad_events ? grad_events[position] : 0.0f;
     for (int c = 0; c < tile.width; ++c) lane[c] = to_float(dense[c]) + event;
   }
-  if (tiles.subs == 1) std::copy_n(arriving, tile.lanes, grad[0]);
-  else
+  if (tiles.subs == 4) {
+    const float *h0 = h[0], *h1 = h[1], *h2 = h[2], *h3 = h[3];
+    float *g0 = grad[0], *g1 = grad[1], *g2 = grad[2], *g3 = grad[3];
+#pragma omp simd
     for (int l = 0; l < tile.lanes; ++l) {
-      bool a = s[0][l], b = s[1][l], c = s[2][l], d = s[3][l];
-      bool first = a || !(b || c || d);
-      grad[0][l] = first ? arriving[l] : 0.0f;
-      grad[1][l] = !first && b ? arriving[l] : 0.0f;
-      grad[2][l] = !first && !b && c ? arriving[l] : 0.0f;
-      grad[3][l] = !first && !b && !c ? arriving[l] : 0.0f;
+      float rest = g0[l], zeroth = neuron.fires(h0[l]) ? rest : 0.0f;
+      rest = neuron.fires(h0[l]) ? 0.0f : rest;
+      g1[l] = neuron.fires(h1[l]) ? rest : 0.0f;
+      rest = neuron.fires(h1[l]) ? 0.0f : rest;
+      g2[l] = neuron.fires(h2[l]) ? rest : 0.0f;
+      rest = neuron.fires(h2[l]) ? 0.0f : rest;
+      g3[l] = neuron.fires(h3[l]) ? rest : 0.0f;
+      rest = neuron.fires(h3[l]) ? 0.0f : rest;
+      g0[l] = zeroth + rest;  // none of them fired: all are the largest, and it is the first again
     }
+  }
   if (!grad_fired) return;
   for (int sub = 0; sub < tiles.subs; ++sub)
     for (int k = 0; k < tile.segments; ++k) {
@@ -289,12 +309,14 @@ void load_gradient(const Tiles &tiles, const Tile &tile, int64_t t, const T *gra
 }
 
 // Lee et al. 2020's factor on all of a neuron's spike gradients; Lee2020 in surrogate.py.
-void correct_for_leak(const Scan &scan, int lanes, const uint8_t *s, float *grad) {
+void correct_for_leak(const Scan &scan, int lanes, const float *h, float *grad) {
+  const Neuron neuron(scan);
   float filtered[LANES] = {}, total[LANES] = {}, log_decay = std::log(scan.decay);
   for (int64_t t = 0; t < scan.timesteps; ++t)
     for (int l = 0; l < lanes; ++l) {
-      filtered[l] = filtered[l] * scan.decay + float(s[t * LANES + l]);
-      total[l] += float(s[t * LANES + l]);
+      float s = neuron.fires(h[t * LANES + l]) ? 1.0f : 0.0f;
+      filtered[l] = filtered[l] * neuron.decay + s;
+      total[l] += s;
     }
   for (int l = 0; l < lanes; ++l)
     filtered[l] = (filtered[l] > 1e-3f ? 1.0f : 0.0f) + log_decay * filtered[l] / std::max(total[l], 1.0f);
@@ -302,35 +324,58 @@ void correct_for_leak(const Scan &scan, int lanes, const uint8_t *s, float *grad
     for (int l = 0; l < lanes; ++l) grad[t * LANES + l] *= filtered[l];
 }
 
-// One neuron of each window back through time: grad, of the spikes, becomes the gradient of the current. Adds to
-// learned the gradients of decay and threshold unless it is null.
-void back_through_time(const Scan &scan, int lanes, const float *h, const uint8_t *s, float *grad, double *learned) {
-  float grad_v[LANES] = {}, sigma[LANES];  // grad_v: with respect to the membrane after step t, from step t + 1
-  float decay = scan.decay, threshold = scan.threshold;
-  bool soft = scan.soft_reset, through = !scan.detach_reset;
+// What the gradients of decay and threshold get from step t; sigma, g and grad_v as in back_through_time.
+void add_learned(const Scan &scan, int lanes, int64_t t, const float *h, const float *sigma, const float *grad_s,
+                 const float *g, const float *grad_v, double *learned) {
+  const Neuron neuron(scan);
+  bool through = !scan.detach_reset;
+  double of_decay = 0, of_threshold = 0;
+  for (int l = 0; l < lanes; ++l) {
+    float kept = neuron.soft ? float(neuron.fires(h[l])) - (through ? neuron.threshold * sigma[l] : 0.0f)
+                             : (through ? -h[l] * sigma[l] : 0.0f);
+    of_threshold -= grad_s[l] * sigma[l] + grad_v[l] * kept;
+    if (t > 0) of_decay += g[l] * neuron.after_reset(h[l - LANES]);
+  }
+  learned[0] += of_decay, learned[1] += of_threshold;
+}
+
+// One neuron of each window back through time: grad, of the spikes, becomes the gradient of the current.
+template <int SURROGATE, bool THROUGH>
+void back_through_time(const Scan &scan, int lanes, const float *h, float *grad, double *learned) {
+  float grad_v[LANES] = {}, sigmas[LANES], grad_s[LANES];  // grad_v: of the membrane after step t, from step t + 1
+  const Neuron neuron(scan);
+  float slope = scan.slope;
   for (int64_t t = scan.timesteps - 1; t >= 0; --t) {
     const float *ht = h + t * LANES;
-    const uint8_t *st = s + t * LANES;
-    float *g = grad + t * LANES;
-    derivative(scan, lanes, ht, st, sigma);
-    for (int l = 0; l < lanes; ++l) g[l] *= sigma[l];
-    if (learned) {
-      double of_threshold = 0;
-      for (int l = 0; l < lanes; ++l) {
-        float kept = soft ? (through ? st[l] - threshold * sigma[l] : st[l]) : (through ? -ht[l] * sigma[l] : 0.0f);
-        of_threshold -= g[l] + grad_v[l] * kept;
-      }
-      learned[1] += of_threshold;
+    float *gt = grad + t * LANES, next[LANES];
+    if (learned) std::copy_n(gt, lanes, grad_s);
+#pragma omp simd
+    for (int l = 0; l < lanes; ++l) {
+      bool s = neuron.fires(ht[l]);
+      float sigma = derivative<SURROGATE>(ht[l] - neuron.threshold, s, slope, neuron.threshold);
+      float g = gt[l] * sigma + (neuron.soft || !s ? grad_v[l] : 0.0f);
+      if (THROUGH) g -= grad_v[l] * sigma * (neuron.soft ? neuron.threshold : ht[l]);
+      sigmas[l] = sigma;
+      gt[l] = g;
+      next[l] = g * neuron.decay;
     }
-    if (through) for (int l = 0; l < lanes; ++l) g[l] -= grad_v[l] * sigma[l] * (soft ? threshold : ht[l]);
-    if (soft) for (int l = 0; l < lanes; ++l) g[l] += grad_v[l];
-    else for (int l = 0; l < lanes; ++l) g[l] += st[l] ? 0.0f : grad_v[l];
-    if (learned && t > 0) {
-      double of_decay = 0;
-      for (int l = 0; l < lanes; ++l) of_decay += g[l] * after_reset(scan, ht[l - LANES], st[l - LANES]);
-      learned[0] += of_decay;
-    }
-    for (int l = 0; l < lanes; ++l) grad_v[l] = g[l] * decay;
+    if (learned) add_learned(scan, lanes, t, ht, sigmas, grad_s, gt, grad_v, learned);
+    std::copy_n(next, lanes, grad_v);
+  }
+}
+
+template <int SURROGATE> auto through_or_not(const Scan &scan) {
+  return scan.detach_reset ? back_through_time<SURROGATE, false> : back_through_time<SURROGATE, true>;
+}
+
+auto way_back(const Scan &scan) {
+  switch (scan.surrogate) {
+    case ATAN: return through_or_not<ATAN>(scan);
+    case SIGMOID: return through_or_not<SIGMOID>(scan);
+    case FAST_SIGMOID: return through_or_not<FAST_SIGMOID>(scan);
+    case TRIANGLE: return through_or_not<TRIANGLE>(scan);
+    case RECTANGLE: return through_or_not<RECTANGLE>(scan);
+    default: return through_or_not<LEE2020>(scan);
   }
 }
 
@@ -338,66 +383,62 @@ template <class T>
 void backward(const Scan &scan, const T *grad_spikes, const float *grad_fired, const float *grad_events,
               const float *center, const float *coefficients, double *channel_sums, double *learned, T *grad_y) {
   Tiles tiles(scan);
+  auto back = way_back(scan);
   int64_t steps = scan.timesteps, channels = scan.channels, of_sub = steps * LANES;
   tiles.run([&](int64_t chunk, const Tile &tile) {
     static thread_local Workspace space;
     space.fit(size_t(tiles.subs * of_sub));
-    float v[4][LANES] = {}, x[LANES];
-    for (int64_t t = 0; t < steps; ++t)
-      for (int sub = 0; sub < tiles.subs; ++sub) {
-        int64_t at = sub * of_sub + t * LANES;
-        if (scan.steps > 1 || t == 0) load_y<T>(tiles, tile, t, sub, &space.y[at]);
-        current_of(tiles, tile, sub, &space.y[scan.steps > 1 ? at : sub * of_sub], x);
-        step(scan, tile.lanes, x, v[sub], &space.h[at], &space.s[at]);
-      }
+    PerLane scale(tile, scan.scale, 1.0f), shift(tile, scan.shift, 0.0f), mid(tile, center, 0.0f);
+    PerLane a(tile, coefficients, 1.0f), b(tile, coefficients ? coefficients + channels : nullptr, 0.0f),
+        c(tile, coefficients ? coefficients + 2 * channels : nullptr, 0.0f);
+    float v[4][LANES] = {};
     for (int64_t t = 0; t < steps; ++t) {
-      const uint8_t *s[4] = {};
+      const float *h[4] = {};
       float *grad[4] = {};
       for (int sub = 0; sub < tiles.subs; ++sub) {
-        s[sub] = &space.s[sub * of_sub + t * LANES];
-        grad[sub] = &space.grad[sub * of_sub + t * LANES];
+        int64_t at = sub * of_sub + t * LANES;
+        float *y = &space.y[scan.steps > 1 ? at : sub * of_sub];
+        if (scan.steps > 1 || t == 0) load_y<T>(tiles, tile, t, sub, y);
+        step(tiles, tile, sub, y, scale, shift, v[sub], &space.h[at]);
+        h[sub] = &space.h[at], grad[sub] = &space.grad[at];
       }
-      load_gradient(tiles, tile, t, grad_spikes, grad_fired, grad_events, s, grad);
+      load_gradient(tiles, tile, t, grad_spikes, grad_fired, grad_events, h, grad);
     }
-    float sum_g[LANES] = {}, sum_gy[LANES] = {};
+    float sum_g[LANES] = {}, sum_gy[LANES] = {}, out[LANES];
     for (int sub = 0; sub < tiles.subs; ++sub) {
-      float *grad = &space.grad[sub * of_sub], *y = &space.y[sub * of_sub];
-      const uint8_t *s = &space.s[sub * of_sub];
-      if (scan.surrogate == LEE2020) correct_for_leak(scan, tile.lanes, s, grad);
-      back_through_time(scan, tile.lanes, &space.h[sub * of_sub], s, grad, learned ? learned + 2 * chunk : nullptr);
+      float *grad = &space.grad[sub * of_sub];
+      const float *h = &space.h[sub * of_sub], *y = &space.y[sub * of_sub];
+      if (scan.surrogate == LEE2020) correct_for_leak(scan, tile.lanes, h, grad);
+      back(scan, tile.lanes, h, grad, learned ? learned + 2 * chunk : nullptr);
       if (scan.steps == 1)
         for (int64_t t = 1; t < steps; ++t)
           for (int l = 0; l < tile.lanes; ++l) grad[l] += grad[t * LANES + l];
-      if (center)
-        for (int64_t t = 0; t < scan.steps; ++t)
-          for (int k = 0; k < tile.segments; ++k)
-            for (int c = 0; c < tile.width; ++c) y[t * LANES + k * tile.width + c] -= center[tile.first_channel + c];
-      if (channel_sums)
-        for (int64_t t = 0; t < scan.steps; ++t)
+      for (int64_t t = 0; t < scan.steps; ++t) {
+        const float *g = grad + t * LANES, *yt = y + t * LANES;
+        if (channel_sums)
           for (int l = 0; l < tile.lanes; ++l) {
-            sum_g[l] += grad[t * LANES + l];
-            sum_gy[l] += grad[t * LANES + l] * y[t * LANES + l];
+            sum_g[l] += g[l];
+            sum_gy[l] += g[l] * (yt[l] - mid.value[l]);
           }
-      if (!grad_y) continue;
-      for (int64_t t = 0; t < scan.steps; ++t)
+        if (!grad_y) continue;
+        if (coefficients)
+          for (int l = 0; l < tile.lanes; ++l)
+            out[l] = a.value[l] * g[l] + b.value[l] * (yt[l] - mid.value[l]) + c.value[l];
+        const float *result = coefficients ? out : g;
         for (int k = 0; k < tile.segments; ++k) {
           int64_t at = tiles.input(tile, k, sub);
           if (at < 0) continue;
-          T *out = grad_y + t * tiles.step_size + at;
-          const float *g = grad + t * LANES + k * tile.width, *yc = y + t * LANES + k * tile.width;
-          if (!coefficients) for (int c = 0; c < tile.width; ++c) from_float(g[c], out[c]);
-          else {
-            const float *a = coefficients + tile.first_channel, *b = a + channels, *d = b + channels;
-            for (int c = 0; c < tile.width; ++c) from_float(a[c] * g[c] + b[c] * yc[c] + d[c], out[c]);
-          }
+          T *to = grad_y + t * tiles.step_size + at;
+          for (int l = 0; l < tile.width; ++l) from_float(result[k * tile.width + l], to[l]);
         }
+      }
     }
     if (channel_sums) {
       double *sums = channel_sums + 2 * channels * chunk + tile.first_channel;
       for (int k = 0; k < tile.segments; ++k)
-        for (int c = 0; c < tile.width; ++c) {
-          sums[c] += sum_g[k * tile.width + c];
-          sums[channels + c] += sum_gy[k * tile.width + c];
+        for (int l = 0; l < tile.width; ++l) {
+          sums[l] += sum_g[k * tile.width + l];
+          sums[channels + l] += sum_gy[k * tile.width + l];
         }
     }
   });
@@ -429,14 +470,16 @@ template <class T> void pack(const T *x, int64_t rows, int64_t channels, int thr
 }
 
 template <class T> void unpack(const uint8_t *bits, int64_t rows, int64_t channels, int threads, T *x) {
-  int64_t row_bytes = (channels + 7) / 8;
-  T one;
-  from_float(1.0f, one);
+  int64_t row_bytes = (channels + 7) / 8, whole = channels / 8;
+  T of_byte[256][8];
+  for (int byte = 0; byte < 256; ++byte)
+    for (int k = 0; k < 8; ++k) from_float(float(byte >> k & 1), of_byte[byte][k]);
 #pragma omp parallel for num_threads(threads)
   for (int64_t row = 0; row < rows; ++row) {
     const uint8_t *from = bits + row * row_bytes;
     T *to = x + row * channels;
-    for (int64_t c = 0; c < channels; ++c) to[c] = (from[c / 8] >> (c % 8)) & 1 ? one : T{};
+    for (int64_t j = 0; j < whole; ++j) std::memcpy(to + 8 * j, of_byte[from[j]], sizeof of_byte[0]);
+    if (channels % 8) std::memcpy(to + 8 * whole, of_byte[from[whole]], channels % 8 * sizeof(T));
   }
 }
 
