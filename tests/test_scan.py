@@ -5,64 +5,9 @@ import math
 import pytest
 import torch
 
+from formula import SURROGATE_FORMULAS, neurons
 from spikesparse.ops import NeuronSpec, neuron_scan
 from spikesparse.ops.surrogate import SURROGATES, surrogate
-
-# name -> ds/dh at distance d, slope k, threshold th; each from the equation of the paper that the docstring cites.
-FORMULAS = {
-    "atan": lambda d, k, th: k / (2 * (1 + (math.pi * k * d / 2) ** 2)),
-    "sigmoid": lambda d, k, th: k * torch.exp(-k * d) / (1 + torch.exp(-k * d)) ** 2,
-    "fast_sigmoid": lambda d, k, th: (1 + k * d.abs()) ** -2,
-    "triangle": lambda d, k, th: torch.where(d.abs() < 1 / k, 1 - k * d.abs(), 0),
-    "rectangle": lambda d, k, th: torch.where(d.abs() < 1 / (2 * k), k, 0.0),
-    "lee2020": lambda d, k, th: torch.where(d >= 0, k / th, 0.0),
-}
-DEFAULT_SLOPES = {"atan": 2, "sigmoid": 4, "fast_sigmoid": 10, "triangle": 1, "rectangle": 1, "lee2020": 1}
-
-
-class Fire(torch.autograd.Function):
-    """A step at distance 0, with a surrogate for its derivative."""
-
-    @staticmethod
-    def forward(ctx, distance, sigma):
-        ctx.save_for_backward(sigma)
-        return (distance >= 0).to(distance.dtype)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * ctx.saved_tensors[0], None
-
-
-class ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.save_for_backward(factor)
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * ctx.saved_tensors[0], None
-
-
-def reference(currents, decay, threshold, name, slope, soft, detach):
-    """Spikes of a list of currents, one a step; autograd differentiates it."""
-    v, spikes = torch.zeros_like(currents[0]), []
-    fixed_decay, fixed_threshold = (p.item() if isinstance(p, torch.Tensor) else p for p in (decay, threshold))
-    for x in currents:
-        h = decay * v + x
-        distance = h - threshold
-        spikes.append(Fire.apply(distance, FORMULAS[name](distance.detach(), slope, fixed_threshold)))
-        s = spikes[-1].detach() if detach else spikes[-1]
-        v = h - threshold * s if soft else h * (1 - s)
-    out = torch.stack(spikes)
-    if name == "lee2020":  # Lee et al. 2020: [LF > 0.001] + ln(leak) * LF / spike count
-        trace = 0.0
-        for s in spikes:
-            trace = fixed_decay * trace + s.detach()
-        count = out.detach().sum(0)
-        leak = torch.where(count > 0, math.log(fixed_decay) * trace / count, 0.0)
-        out = ScaleGradient.apply(out, (trace > 1e-3).double() + leak)
-    return out
 
 
 def random_case(timesteps, constant):
@@ -87,22 +32,21 @@ def both(current, weight, decay, threshold, name, slope, soft, detach, constant)
         if scanned:
             spikes = neuron_scan(x, *learned, spec_of(name, slope, soft, detach), timesteps if constant else None)
         else:
-            used = DEFAULT_SLOPES[name] if slope is None else slope
-            spikes = reference([x] * timesteps if constant else list(x), *learned, name, used, soft, detach)
+            spikes = neurons([x] * timesteps if constant else list(x), *learned, name, slope, soft, detach)
         (spikes * weight).sum().backward()
         results.append((spikes, [p.grad for p in inputs if isinstance(p, torch.Tensor)]))
     return results
 
 
 def test_every_surrogate_has_a_formula_here():
-    assert set(FORMULAS) == set(SURROGATES)
+    assert set(SURROGATE_FORMULAS) == set(SURROGATES)
 
 
 @pytest.mark.parametrize("constant", [False, True], ids=["per_step", "constant"])
 @pytest.mark.parametrize("detach", [True, False], ids=["detached", "through_reset"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("slope", [None, 2.5])
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", SURROGATE_FORMULAS)
 def test_spikes_and_current_gradient_equal_autograd(name, slope, soft, detach, constant):
     for decay in (1.0, 0.9, 0.5):
         for timesteps in (1, 2, 7):
@@ -117,7 +61,7 @@ def test_spikes_and_current_gradient_equal_autograd(name, slope, soft, detach, c
 @pytest.mark.parametrize("constant", [False, True], ids=["per_step", "constant"])
 @pytest.mark.parametrize("detach", [True, False], ids=["detached", "through_reset"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", SURROGATE_FORMULAS)
 def test_gradients_of_learned_decay_and_threshold_equal_autograd(name, soft, detach, constant):
     for decay in (0.9, 0.5):
         for timesteps in (1, 2, 7):

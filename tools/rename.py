@@ -100,7 +100,7 @@ def rewrite(file: str, name: str) -> bool:
         return False
     if "\0" in before:
         return False
-    after = before.replace(TEMPLATE, name)
+    after = before.replace(TEMPLATE, name).replace(TEMPLATE.upper(), name.upper())
     if file == "Makefile":
         after = re.sub(r"^rename:.*\n(\t.*\n)+\n", "", after, flags=re.MULTILINE).replace(" rename ", " ")
     elif file == "README.md":

@@ -25,7 +25,7 @@ class TimeSharedDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape; the identity in evaluation."""
-        return x * F.dropout(torch.ones_like(x[0]), self.p, training=True) if self.training else x
+        return x * F.dropout(torch.ones(x.shape[1:], dtype=x.dtype, device=x.device), self.p) if self.training else x
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -120,7 +120,6 @@ class SpikingStack(SpikingNetwork):
                 pooling_neurons[f"pool{1 + len(pooling_neurons)}"] = incoming.features
         self.layers = nn.ModuleDict(layers)
         self.sizes = LayerSizes(neurons, synapses, pooling_neurons, ann_macs)
-        self.to(memory_format=torch.channels_last)  # the fastest layout on every device
 
     def forward(self, x: Tensor, record: str | None = None) -> SpikingOutput:
         """Logits and tally of spikes or currents per step (T, B, C, H, W), or of a constant current (B, C, H, W)."""
@@ -131,7 +130,7 @@ class SpikingStack(SpikingNetwork):
             )
         timesteps = self.timesteps if x.dim() == 4 else x.shape[0]
         if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=torch.channels_last)  # and so all that follows
         counter = SpikeCounter(x, self.sizes, timesteps, record)
         for layer in self.layers.values():
             x = layer(x, timesteps, counter)
