@@ -14,11 +14,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from pytorch_lightning import Callback, Trainer
+from torch import nn
 
 from spikesparse import CIFAR10DataModule, SpikingClassifier, SpikingVGG
+from spikesparse.errors import UserError
 from spikesparse.metrics import Energy, SpikeRate, SynapticOperations
-from spikesparse.nn import LayerSizes, SpikeTally
+from spikesparse.nn import LIF, LayerSizes, SpikeTally
 from spikesparse.quiet import quiet
+from spikesparse.sync_batchnorm import SharedStatistics
 
 SIZES = LayerSizes({"conv1": 20, "fc1": 5}, {"conv1": 40, "fc1": 100, "classifier": 50})
 
@@ -106,6 +109,71 @@ def test_two_processes_count_what_one_counts(tmp_path, count):
     assert bill.neuron_spikes is not None
     assert 0 < bill.nonzero_synops["fc1"] < bill.synops["fc1"]
     assert bill.input_spikes > 0
+
+
+class OwnNeuron(LIF):
+    """Not on the fast path: its layer normalises apart from its neurons."""
+
+    def forward(self, current, timesteps=None):
+        return super().forward(current, timesteps)
+
+
+class KeepWeights(Callback):
+    """The first process writes what it trained."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_end(self, trainer, pl_module):
+        assert trainer.global_step == 21
+        if trainer.is_global_zero:
+            torch.save(pl_module.net.state_dict(), self.path)
+
+
+@pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size` from an ambiguous collection")
+@pytest.mark.parametrize("neuron", [None, OwnNeuron], ids=["fused", "apart"])
+@pytest.mark.parametrize("encoder", ["direct", "poisson"])
+def test_two_processes_with_synchronised_batch_norm_train_what_one_trains(tmp_path, encoder, neuron):
+    """21 steps in float64 from the same global batches, with the penalty in the loss, on gloo and CPUs."""
+    quiet()
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{split}": rng.integers(0, 256, (40, 8, 8, 3), np.uint8) for split in ("train", "test")}
+    np.savez(tmp_path / "images.npz", **arrays, y_train=np.arange(40) % 2, y_test=np.arange(40) % 2)
+    for name, devices, synchronised in (("one", 1, False), ("two", 2, True), ("apart", 2, False)):
+        torch.manual_seed(0)
+        net = SpikingVGG("6-P-F8", num_classes=2, timesteps=3, input_shape=(3, 8, 8), neuron=neuron)
+        module = SpikingClassifier(net, lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9))
+        module.sparsity_weight = 0.5
+        data = CIFAR10DataModule(
+            **{"source": "npz", "data_dir": str(tmp_path / "images.npz"), "timesteps": 3, "encoder": encoder},
+            batch_size=12 // devices,
+        )
+        trainer = Trainer(
+            **{"accelerator": "cpu", "devices": devices, "strategy": "ddp_fork" if devices > 1 else "auto"},
+            **{"precision": "64-true", "sync_batchnorm": synchronised, "use_distributed_sampler": False},
+            **{"max_epochs": 7, "limit_val_batches": 0, "callbacks": [KeepWeights(tmp_path / name)]},
+            **dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False),
+        )
+        trainer.fit(module, data)
+    one, two, without = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two", "apart"))
+    assert list(one) == list(two)
+    for name, expected in one.items():
+        torch.testing.assert_close(two[name], expected, rtol=1e-9, atol=1e-12, msg=name)
+    assert any((without[name] - one[name]).abs().max() > 1e-4 for name in one if "weight" in name)
+
+
+def test_a_batch_norm_that_cannot_be_synchronised_is_refused():
+    module = nn.Sequential(SpikingVGG("4", input_shape=(3, 4, 4)), nn.BatchNorm1d(10))
+    with pytest.raises(UserError, match=r"sync_batchnorm=true: torch cannot .* on a CPU \(Sequential\.1\)"):
+        SharedStatistics().apply(module)
+
+
+def test_synchronising_can_be_undone():
+    net = SpikingVGG("4", input_shape=(3, 4, 4))
+    for method, shared in (("apply", True), ("revert", False)):
+        assert getattr(SharedStatistics(), method)(net) is net
+        assert net.layers["conv1"].shares_statistics is shared
+        assert type(net.layers["conv1"].norm) is nn.BatchNorm2d
 
 
 def run(*args, check=True, **env):

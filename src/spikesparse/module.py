@@ -23,6 +23,7 @@ from spikesparse.nn import SpikingNetwork, SpikingOutput
 from spikesparse.nn.network import output_of
 from spikesparse.sparsity import Penalty, SpikePenalty
 from spikesparse.sparsity.penalty import penalty_of
+from spikesparse.sync_batchnorm import honour_sync_batchnorm
 
 LOSSES = ("cross_entropy", "squared_error")
 
@@ -94,7 +95,8 @@ class SpikingClassifier(LightningModule):
         return output_of(self.net, x, record=record) if self._records else output_of(self.net, x)
 
     def setup(self, stage: str) -> None:
-        """Refuse a launch that would train one model per process by mistake."""
+        """Refuse a launch that would train one model per process by mistake; honour sync_batchnorm."""
+        honour_sync_batchnorm(self.trainer)
         processes = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
         if processes > 1 and self.trainer.world_size != processes:
             raise UserError(

@@ -48,7 +48,7 @@ def fire_layer(layer: SpikingLayer, x: Tensor, timesteps: int, counter: SpikeCou
     dropped = layer.dropout is not None and layer.training
     neurons: dict[str, Any] = {
         **{"decay": neuron.decay, "threshold": neuron.threshold, "spec": neuron.spec, "timesteps": timesteps},
-        "normalization": None if norm is None else normalization_of(norm),
+        "normalization": None if norm is None else normalization_of(norm, layer.shares_statistics),
         **{"pool": pool, "pack": torch.is_grad_enabled() and not dropped, "count": not counter.recording},
     }
     fired = _recomputed(layer, x, counter, neurons) if layer.recompute else None

@@ -64,7 +64,8 @@ class SpikingLayer(nn.Module):
         self.weights, self.norm, self.neuron, self.pool = weights, norm, neuron, pool
         self.dropout = TimeSharedDropout(dropout) if dropout else None
         self.unit: float | None = getattr(neuron, "unit", None)
-        self.recompute = False
+        self.recompute = False  # these two are set by others: the network, and a strategy for several processes
+        self.shares_statistics = False
 
     def connect(self, incoming: Incoming) -> None:
         """Tell the layer what reaches it, once the network is put together.
@@ -97,7 +98,8 @@ class SpikingLayer(nn.Module):
         constant = x.dim() == 4
         y = into_weights(self.weights, x, counter)
         if self.norm is not None:
-            flat = normalize(self.norm, y if constant else y.flatten(0, 1), timesteps if constant else 1)
+            flat = y if constant else y.flatten(0, 1)
+            flat = normalize(self.norm, flat, timesteps if constant else 1, self.shares_statistics)
             y = flat.view_as(y)
         expected = (timesteps, *y.shape) if constant else tuple(y.shape)
         spikes: Tensor = self.neuron(y, timesteps if constant else None)

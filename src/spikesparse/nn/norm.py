@@ -1,14 +1,15 @@
 """BatchNorm in a spiking network: over T * B images, folded into the neurons, or over the batches of a process group.
 
-Its parameters and statistics are those of torch's own modules, which Lightning's sync_batchnorm turns into
-``SyncBatchNorm``. That one refuses the CPU; here it only says which process group counts as one batch.
+Its parameters and statistics are those of torch's own modules. ``shared`` makes the batches of all processes count as
+one; torch's ``SyncBatchNorm``, which refuses the CPU, is taken for the same.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 from spikesparse.ops.fire import Normalization
 
@@ -24,11 +25,11 @@ def why_not_folded(norm: nn.Module) -> str | None:
     return None
 
 
-def normalization_of(norm: Norm) -> Normalization:
+def normalization_of(norm: Norm, shared: bool = False) -> Normalization:
     """What a norm does to each channel: by this batch in training, by its running statistics in evaluation."""
     weight, bias = _exact(norm.weight), _exact(norm.bias)
     if norm.training:
-        return Normalization(weight, bias, batch=True, eps=norm.eps, group=_group_name(norm))
+        return Normalization(weight, bias, batch=True, eps=norm.eps, group=_group_name(norm, shared))
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = weight * (_exact(norm.running_var) + norm.eps).rsqrt()
@@ -54,25 +55,26 @@ def update_statistics(norm: Norm, moments: Tensor, timesteps: int) -> None:
     norm.num_batches_tracked.add_(1)
 
 
-def normalize(norm: nn.Module, x: Tensor, timesteps: int) -> Tensor:
+def normalize(norm: nn.Module, x: Tensor, timesteps: int, shared: bool = False) -> Tensor:
     """A norm on its own, for what it cannot be folded into: (N, C, ...) -> the same.
 
     Args:
         norm: any.
         x: the weights' output.
         timesteps: as in :func:`update_statistics`.
+        shared: the batches of all processes count as one.
     """
-    if why_not_folded(norm) or not norm.training or (timesteps == 1 and not _group_name(norm)):
+    group = "" if why_not_folded(norm) else _group_name(norm, shared)
+    if why_not_folded(norm) or not norm.training or (timesteps == 1 and not group):
         y: Tensor = norm(x)
         return y
     assert isinstance(norm, Norm)
     values = x.double() if x.dtype == torch.float64 else x.float()
     axes = [axis for axis in range(x.dim()) if axis != 1]
     shape = [1, -1, *[1] * (x.dim() - 2)]
-    group = _group_name(norm)
 
     def total(each: Tensor) -> Tensor:
-        return all_reduce(each, group=norm.process_group or distributed.group.WORLD) if group else each
+        return _TotalOfProcesses.apply(each, _group(norm)) if group else each
 
     count = total(values.new_full((1,), x.numel() / x.shape[1]))
     mean = total(values.sum(axes)) / count
@@ -83,13 +85,36 @@ def normalize(norm: nn.Module, x: Tensor, timesteps: int) -> Tensor:
     return (centered * scale.view(shape) + norm.bias.view(shape)).to(x.dtype)
 
 
+class _TotalOfProcesses(torch.autograd.Function):
+    """The sum over all processes, and back: what this process gave went into the loss of each of them."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: distributed.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = values.clone()
+        distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.clone()
+        distributed.all_reduce(total, group=ctx.group)
+        return total, None
+
+
 def _exact(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _group_name(norm: nn.Module) -> str:
-    if not isinstance(norm, nn.SyncBatchNorm) or not distributed.is_available() or not distributed.is_initialized():
-        return ""
-    group = norm.process_group or distributed.group.WORLD
+def _group(norm: nn.Module) -> distributed.ProcessGroup:
+    group = getattr(norm, "process_group", None) or distributed.group.WORLD
     assert group is not None
-    return group.group_name if distributed.get_world_size(group) > 1 else ""
+    return group
+
+
+def _group_name(norm: nn.Module, shared: bool) -> str:
+    """Of the processes whose batches count as one; "" is this one alone."""
+    shared = shared or isinstance(norm, nn.SyncBatchNorm)
+    if not (shared and distributed.is_available() and distributed.is_initialized()):
+        return ""
+    return _group(norm).group_name if distributed.get_world_size(_group(norm)) > 1 else ""
