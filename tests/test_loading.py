@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spikesparse import CIFAR10DataModule
 from spikesparse.data.arrays import Images
 from spikesparse.data.loading import BatchRows, IndexedImages, batch_loader
+from spikesparse.errors import UserError
 from spikesparse.philox import SHUFFLE, permutation
 
 
@@ -115,3 +117,27 @@ def test_iterating_leaves_torchs_random_state_alone(training):
     for _ in range(2):
         list(loader)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_resident_images_are_those_of_the_source_on_the_device(tiny_npz):
+    """The "meta" device stands in for an accelerator: there is nothing else to copy to here."""
+
+    class OnMeta:
+        world_size, global_rank = 1, 0
+
+        class strategy:
+            root_device = torch.device("meta")
+
+    data = CIFAR10DataModule(source="npz", data_dir=str(tiny_npz), batch_size=8, resident=True)
+    plain = list(data.val_dataloader())
+    assert plain[0].images.device.type == "cpu"  # without a trainer there is no device
+    data.trainer = OnMeta
+    loaded = list(data.val_dataloader())
+    assert [batch.images.shape for batch in loaded] == [batch.images.shape for batch in plain]
+    assert all(part.device.type == "meta" for batch in loaded for part in batch)
+    assert data.train_dataloader().dataset.images is data.val_dataloader().dataset.images
+
+
+def test_resident_images_and_workers_are_refused():
+    with pytest.raises(UserError, match=r"--data.num_workers=2: worker processes cannot reach"):
+        CIFAR10DataModule(resident=True, num_workers=2)

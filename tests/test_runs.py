@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -438,3 +439,25 @@ def test_run_name_is_a_function_of_what_makes_the_experiment():
     assert run_name([*base, one, two]) == run_name([*base, "--sparsity.end_value", "1", one])
     assert run_name([*base, one]) != run_name([*base, two])
     assert run_name([*base, one]).startswith("digits-")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own
+def test_a_compiled_run_trains_what_a_plain_one_does(tiny_args):
+    """The last batch of an epoch has another size, too; the checkpoint knows nothing of the compiler."""
+    kept = []
+    # torch.compile draws random numbers of its own, so there is no dropout here
+    flags = ["--trainer.max_epochs=2", "--data.batch_size=10", "--model.net.dropout=0"]
+    for mode in ("off", "default"):
+        assert main(["fit", *tiny_args, *flags, f"--model.compile={mode}"]) == 0
+        (path,) = Path("runs").glob("*/seed0/checkpoints/last.ckpt")
+        kept.append(torch.load(path, weights_only=True)["state_dict"])
+        shutil.rmtree("runs")
+    assert list(kept[0]) == list(kept[1])
+    for name, value in kept[0].items():
+        torch.testing.assert_close(kept[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_an_unknown_mode_of_compilation_is_refused(tiny_args, capsys):
+    assert main(["fit", *tiny_args, "--model.compile=fast"]) == 2
+    assert "--model.compile='fast'" in capsys.readouterr().err

@@ -30,6 +30,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> Images:
+        """The same on a device."""
+        return Images(self.images.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -28,16 +28,21 @@ class Batch(NamedTuple):
 
 
 class IndexedImages(Dataset[Batch]):
-    """Images that are fetched a batch at a time: ``dataset[list_of_rows]``."""
+    """Images that are fetched a batch at a time, ``dataset[rows]``, from where they lie.
+
+    Args:
+        images: the source's images, on any device.
+        index: int64: those of them that belong to the dataset.
+    """
 
     def __init__(self, images: Images, index: Tensor) -> None:
-        self.images, self.index = images, index
+        self.images, self.index = images, index.to(images.images.device)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, rows: Tensor) -> Batch:
-        index = self.index[rows]
+        index = self.index[rows.to(self.index.device)]
         return Batch(self.images.images[index], self.images.labels[index], index)
 
 

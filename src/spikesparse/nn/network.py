@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class SpikingNetwork(Contract):
         raise NotImplementedError
 
 
-def output_of(net: nn.Module, *args: Any, **kwargs: Any) -> SpikingOutput:
+def output_of(net: Callable[..., Any], *args: Any, **kwargs: Any) -> SpikingOutput:
     """What ``net`` makes of an input.
 
     Raises:
