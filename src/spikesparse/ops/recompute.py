@@ -114,17 +114,10 @@ def _fake_backward(
     kept: Tensor,
     weight: Tensor,
     scale: Tensor | None,
-    shift: Tensor | None,
-    decay: Tensor,
-    threshold: Tensor,
-    moments: Tensor,
-    packed: bool,
-    unit: float,
-    sizes: list[int],
-    wants: list[bool],
-    *arguments: Any,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    like = decay.new_empty(sizes, dtype=weight.dtype)
+    _, decay, _, _, _, _, sizes, wants, *arguments = others  # as in _run_backward
+    like = weight.new_empty(sizes)
     of_x, of_weight, _ = fake_convolution_gradients(like, sizes, weight, [*wants, False])
     of_channels = decay.new_empty((0,) if scale is None else (2, len(weight)))
     return of_x, of_weight, of_channels, decay.new_empty((2,) if arguments[-1] else (0,))
