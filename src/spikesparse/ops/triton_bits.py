@@ -38,4 +38,4 @@ def unpack_kernel(bits, x, rows, channels, BLOCK_R: tl.constexpr, BLOCK_C: tl.co
     mask = (row < rows)[:, None] & (channel < channels)[None, :]
     byte = tl.load(bits + row[:, None] * size + (channel // 8)[None, :], mask, other=0).to(tl.int32)
     found = (byte >> (channel % 8).to(tl.int32)[None, :]) & 1
-    tl.store(x + row[:, None] * channels + channel[None, :], found.to(x.dtype.element_ty), mask)
+    tl.store(x + row[:, None] * channels + channel[None, :], found.to(tl.float32).to(x.dtype.element_ty), mask)

@@ -22,9 +22,7 @@ def _merge(count, mean, squares):
 
 
 @triton.jit
-def moments_kernel(
-    y, parts, rows, channels, UNROLL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
-):
+def moments_kernel(y, parts, rows, channels, UNROLL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     """(N, C) -> each program's part, float64 (3, programs of a channel, C): as :func:`_merge` returns them."""
     blocks = (channels + BLOCK_C - 1) // BLOCK_C
     program = tl.cast(tl.program_id(0) // blocks, tl.int64)

@@ -213,7 +213,7 @@ def forward_kernel(
                 out = tl.where(keep, out, 0)
             of_output += out
             at = (first + t) * (outputs * channels) + leaves[:, None] * channels + channel[None, :]
-            tl.store(spikes + at, out.to(spikes.dtype.element_ty), keep)
+            tl.store(spikes + at, out.to(tl.float32).to(spikes.dtype.element_ty), keep)
             if bits is not None:
                 size = (channels + 7) // 8
                 byte = tl.cast(block, tl.int64) * (BLOCK_C // 8) + tl.arange(0, BLOCK_C // 8)
@@ -227,7 +227,7 @@ def forward_kernel(
 
 @triton.jit
 def _write(target, offset, mask, g, centered, a, b, c):
-    """a * g + b * (y - center) + c, where it is asked for."""
+    """A * g + b * (y - center) + c, where it is asked for."""
     if target is not None:
         if a is not None:
             g = a * g + b * centered + c
