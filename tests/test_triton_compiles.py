@@ -1,0 +1,126 @@
+"""What the Triton kernels compile to for an H100, on a machine without one."""
+
+import re
+import subprocess
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from spikesparse.ops.problem import Scan, SpikeGradients, Wanted
+from spikesparse.ops.spec import NeuronSpec
+from spikesparse.ops.surrogate import SURROGATES, surrogate
+
+triton = pytest.importorskip("triton")
+
+
+def test_without_a_device_the_kernels_are_not_to_be_had(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET"):
+        import_module("spikesparse.ops.triton_kernels").prepare()
+
+
+NAMES = {
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int32: "*i32",
+    torch.uint8: "*u8",
+}
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The backend, and a list of what it would have launched on an H100: (kernel's name, PTX, machine code)."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    module, found = import_module("spikesparse.ops.triton_kernels"), []
+
+    def launch(kernel, programs, *arguments):
+        signature, constants, attributes = {}, {}, {}
+        for i, (parameter, value) in enumerate(zip(kernel.params, arguments, strict=True)):
+            if parameter.is_constexpr or value is None:
+                signature[parameter.name], constants[parameter.name] = "constexpr", value
+                continue
+            tensor = isinstance(value, torch.Tensor)
+            signature[parameter.name] = NAMES[value.dtype] if tensor else "i32"
+            if tensor or (value % 16 == 0 and not parameter.do_not_specialize):
+                attributes[i,] = [["tt.divisibility", 16]]
+        source = triton.compiler.ASTSource(kernel, signature, constants, attributes)
+        target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+        built = triton.compile(source, target=target, options=module.OPTIONS)
+        found.append((kernel.__name__, built.asm["ptx"], machine_code(built.asm["cubin"])))
+
+    monkeypatch.setattr(module, "_launch", launch)
+    monkeypatch.setattr(module, "_at_once", lambda device: 1056)
+    return module, found
+
+
+def machine_code(cubin):
+    """As text; "" if Triton comes without a tool for that."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    if not tool.exists():
+        return ""
+    Path("kernel.cubin").write_bytes(cubin)  # in the test's own folder
+    return subprocess.run([tool, "-sass", "kernel.cubin"], capture_output=True, text=True, check=True).stdout
+
+
+def meta_scan(timesteps, pool, dtype, name="atan", soft=False, detach=True, constant=False):
+    y = torch.empty(1 if constant else timesteps, 64, 32, 32, 64, dtype=dtype, device="meta")
+    numbers = (torch.empty(shape, device="meta") for shape in ((64,), (64,), (), ()))
+    return Scan(y, *numbers, NeuronSpec(surrogate(name), soft, detach), timesteps, pool)
+
+
+def build(compiled, scan, learned=False):
+    """Compile all that a training step of a layer launches."""
+    module, found = compiled
+    like = scan.y.new_empty
+    gradients = SpikeGradients(
+        like(scan.out_shape),
+        like((64, *scan.windows), dtype=torch.float32),
+        like(scan.out_shape[1:4], dtype=torch.float32) if scan.pool else None,
+    )
+    center, coefficients = like(64, dtype=torch.float32), like((3, 64), dtype=torch.float32)
+    module.forward(scan, True, True)
+    module.backward(scan, gradients, Wanted(False, True, learned), center, None)
+    module.backward(scan, gradients, Wanted(), center, coefficients)
+    return found
+
+
+def check_code(found):
+    for name, ptx, code in found:
+        # Division and logarithms are made of fused operations; those of equations would be in the forward pass, too.
+        assert not re.search(r"\bfma\.\w+\.f32", ptx), name
+        assert "FFMA" not in code, name
+        spills = len(re.findall(r"\b(?:LDL|STL)\b", code))
+        assert not spills, (name, spills)
+
+
+def test_compiles_for_hopper_without_contraction_or_spills(compiled):
+    check_code(build(compiled, meta_scan(8, False, torch.bfloat16)))
+    assert [name for name, *_ in compiled[1]] == ["forward_kernel", "backward_kernel", "backward_kernel"]
+    assert any("FMUL" in code for *_, code in compiled[1]) or not compiled[1][0][2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("timesteps", [1, 2, 4, 8, 16])
+def test_no_common_length_spills(compiled, timesteps, pool, dtype):
+    check_code(build(compiled, meta_scan(timesteps, pool, dtype)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("name", SURROGATES)
+def test_all_else_compiles(compiled, name, pool):
+    for i, (soft, detach) in enumerate(product([False, True], repeat=2)):
+        scan = meta_scan((2, 20, 3, 17)[i], pool, torch.float16, name, soft, detach, constant=i > 1)
+        found = build(compiled, scan, learned=True)
+        assert not any("fma.rn.f32" in ptx for kernel, ptx, _ in found if kernel == "forward_kernel")
+    module, _ = compiled
+    module.moments(scan.y)
+    module.unpack_bits(module.pack_bits(scan.y.flatten(0, -2)), 64, torch.bfloat16)
