@@ -91,6 +91,11 @@ struct Tiles {
     return ((image * scan.height + y) * scan.width + x) * scan.channels + tile.first_channel;
   }
 
+  // From a tile's values in y to those of the next one, where that lies in the same row.
+  int64_t next(const Tile &tile) const {
+    return blocks > 1 ? width : tile.segments * (scan.pool ? 2 : 1) * scan.channels;
+  }
+
   // Does the border cut off any segment's neuron number `sub`?
   bool cut(const Tile &tile, int sub) const {
     if (!(scan.height % 2 && sub / 2) && !(scan.width % 2 && sub % 2)) return false;
@@ -131,13 +136,19 @@ struct PerLane {
   }
 };
 
+// Ask for what the next tile will read at that distance: with several steps, too many streams for the processor to guess.
+template <class T> inline void prefetch(const T *from, int64_t distance, int width) {
+  for (int c = 0; c < width; c += 64 / int(sizeof(T))) __builtin_prefetch(from + distance + c);
+}
+
 template <class T> void load_y(const Tiles &tiles, const Tile &tile, int64_t step, int sub, float *y) {
   const T *values = static_cast<const T *>(tiles.scan.y) + (tiles.scan.steps == 1 ? 0 : step) * tiles.step_size;
   for (int k = 0; k < tile.segments; ++k) {
     int64_t at = tiles.input(tile, k, sub);
     float *lane = y + k * tile.width;
-    if (at < 0) std::fill_n(lane, tile.width, 0.0f);
-    else for (int c = 0; c < tile.width; ++c) lane[c] = to_float(values[at + c]);
+    if (at < 0) { std::fill_n(lane, tile.width, 0.0f); continue; }
+    prefetch(values + at, tiles.next(tile), tile.width);
+    for (int c = 0; c < tile.width; ++c) lane[c] = to_float(values[at + c]);
   }
 }
 
@@ -281,6 +292,7 @@ void load_gradient(const Tiles &tiles, const Tile &tile, int64_t t, const T *gra
     if (position < 0) { std::fill_n(lane, tile.width, 0.0f); continue; }
     const T *dense = grad_spikes + (t * tiles.out_positions() + position) * scan.channels + tile.first_channel;
     float event = grad_events ? grad_events[position] : 0.0f;
+    prefetch(dense, tiles.blocks > 1 ? tiles.width : tile.segments * scan.channels, tile.width);
     for (int c = 0; c < tile.width; ++c) lane[c] = to_float(dense[c]) + event;
   }
   if (tiles.subs == 4) {
