@@ -35,10 +35,10 @@ WAVES = 8  # programs of a multiprocessor, where each leaves a part of a sum
 # memory, with less too few loads wait at the same time.
 #
 # Forward, a thread loads its 16 bytes at once, and as many steps as FORWARD_VALUES leave room for: walking steps in
-# chunks costs nothing. Backward it does (v at each chunk's start goes through memory), so steps come first: up to 16 of
-# them, and where a walk in chunks cannot be avoided 8, and lanes as there is room.
+# chunks costs nothing. Backward it does (v at each chunk's start goes through memory, and h is computed twice), so
+# up to CHUNK steps come first, and lanes as there is room.
 FORWARD_VALUES, BACKWARD_VALUES = 64, 32
-STEPS, CHUNK = 16, 8
+CHUNK = 8
 
 
 def prepare() -> None:
@@ -143,8 +143,7 @@ def _forward_tile(scan: Scan) -> tuple[int, int, int]:
 
 def _backward_tile(scan: Scan) -> tuple[int, int, int]:
     """The same for the way back."""
-    whole = scan.timesteps * _subs(scan) <= max(STEPS, CHUNK * _subs(scan))
-    steps = scan.timesteps if whole else _steps(scan.timesteps, CHUNK)
+    steps = _steps(scan.timesteps, CHUNK)
     in_flight = triton.next_power_of_2(steps) * _subs(scan)
     return steps, *_blocks(scan, max(1, min(BACKWARD_VALUES // in_flight, _widest(scan.y))))
 

@@ -33,7 +33,8 @@ def moments_kernel(y, parts, rows, channels, UNROLL: tl.constexpr, BLOCK_R: tl.c
     count = tl.full([BLOCK_R, 1], 0.0, tl.float64)
     mean = tl.full([BLOCK_R, BLOCK_C], 0.0, tl.float64)
     squares = tl.full([BLOCK_R, BLOCK_C], 0.0, tl.float64)
-    for first in range(program * (UNROLL * BLOCK_R), rows, programs * (UNROLL * BLOCK_R)):
+    first = program * (UNROLL * BLOCK_R)
+    while first < rows:
         row = first + tl.arange(0, BLOCK_R)[:, None]
         ys = ()
         for u in tl.static_range(UNROLL):
@@ -60,6 +61,7 @@ def moments_kernel(y, parts, rows, channels, UNROLL: tl.constexpr, BLOCK_R: tl.c
         mean += apart * share
         squares += own.to(tl.float64) + apart * apart * (count * share)
         count += n
+        first += programs * (UNROLL * BLOCK_R)
 
     count, center, squares = _merge(count, mean, squares)
     at = program * channels + channel

@@ -266,7 +266,7 @@ def backward_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Of grad_y, sums and learned, those that are not None. A program walks every so-manieth tile of its channels.
+    """Of grad_y, sums and learned, those that are not None. The programs of a block of channels take turns at its tiles.
 
     It leaves its own part of the sums: ``sums`` is float64 (2, programs of a channel, C), ``learned`` float64
     (2, programs). With several chunks, ``starts`` keeps v at the chunks' beginnings: (programs, CHUNKS, SUBS, tile).
@@ -304,7 +304,8 @@ def backward_kernel(
         all_decay = tl.full([BLOCK_W, BLOCK_C], 0.0, tl.float64)
         all_threshold = tl.full([BLOCK_W, BLOCK_C], 0.0, tl.float64)
 
-    for tile in range(tl.program_id(0) // blocks, tiles, programs):
+    tile = tl.program_id(0) // blocks
+    while tile < tiles:
         window = tile * BLOCK_W + tl.arange(0, BLOCK_W)
         positions, inside, leaves = _neurons(window, batch, height, width, SUBS)
         offsets, masks = _across(positions, inside, channel, channels)
@@ -420,6 +421,7 @@ def backward_kernel(
         if learned is not None:
             all_decay += sum_decay.to(tl.float64)
             all_threshold += sum_threshold.to(tl.float64)
+        tile += programs
 
     if sums is not None:
         at = tl.cast(tl.program_id(0) // blocks, tl.int64) * channels + channel
