@@ -231,6 +231,10 @@ def test_torch_compile_takes_the_whole_step_without_a_break(recompute):
         torch.testing.assert_close(gradients[name], expected[name], rtol=1e-4, atol=1e-6)
     for name in their_buffers:
         torch.testing.assert_close(buffers[name], their_buffers[name])
+    with torch.autograd.profiler.profile(record_shapes=True) as profile:
+        trained_step(compiled, images())
+    assert batches_of_three_channels(profile, "aten::convolution", 0) == [3] * (2 if recompute else 1)
+    assert batches_of_three_channels(profile, "aten::convolution_backward", 1) == [3]
 
 
 # ---- who says what --------------------------------------------------------------------------------------------------
