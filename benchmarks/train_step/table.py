@@ -72,7 +72,8 @@ def _row(outcome: Outcome, limit: Outcome | None, about: dict[str, Any]) -> dict
 def disagreeing(outcomes: list[Outcome]) -> list[str]:
     """Those that do not compute the same: as the check found, or, compiled too, by the loss after the first steps.
 
-    The losses are compared in float32 only: in bfloat16 a neuron fires or not as each library rounds.
+    The losses are compared in float32 only: in bfloat16 a neuron fires or not as each library rounds. With a penalty in
+    it, the loss leads elsewhere.
     """
     wrong = [
         f"{o.name}: {in_words(o.facts['agreement'])}"
@@ -80,6 +81,7 @@ def disagreeing(outcomes: list[Outcome]) -> list[str]:
         if o.facts.get("agreement") and not o.facts["agreement"]["agrees"]
     ]
     spiking = [o for o in outcomes if o.contestant.spikes and o.setting.precision == "float32" and "loss" in o.facts]
+    spiking = [o for o in spiking if not o.contestant.options.get("penalty")]
     for outcome in spiking:
         usual = statistics.median(o.facts["loss"] for o in spiking if o.setting == outcome.setting)
         if abs(outcome.facts["loss"] - usual) > 0.01 * usual:

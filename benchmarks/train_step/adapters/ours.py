@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -10,17 +9,12 @@ from torch import Tensor
 
 from spikesparse import SpikePenalty, SpikingVGG
 
-from ..contender import Contender, Unavailable
+from ..contender import Contender
 from ..setting import Setting
 
 
 def build(setting: Setting, penalty: bool = False, recompute: bool = False, graphs: bool = False) -> Contender:
     """``penalty`` puts half of the synaptic operations' share into the loss; ``recompute`` checkpoints."""
-    options: dict[str, Any] = {}
-    if recompute:
-        if "recompute" not in inspect.signature(SpikingVGG).parameters:
-            raise Unavailable("this SpikingVGG has no argument recompute")
-        options["recompute"] = True
     net = SpikingVGG(
         setting.architecture,
         num_classes=setting.classes,
@@ -30,7 +24,7 @@ def build(setting: Setting, penalty: bool = False, recompute: bool = False, grap
         threshold=setting.threshold,
         surrogate="atan",
         surrogate_slope=setting.slope,
-        **options,
+        recompute=recompute,
     ).to(setting.device)
     cost = SpikePenalty("synops").to(setting.device)
 
