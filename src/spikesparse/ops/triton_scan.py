@@ -266,10 +266,10 @@ def backward_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Of grad_y, sums and learned, those that are not None. The programs of a block of channels take turns at its tiles.
+    """Of grad_y, sums and learned, those that are not None. A block of channels' programs take turns at its tiles.
 
-    It leaves its own part of the sums: ``sums`` is float64 (2, programs of a channel, C), ``learned`` float64
-    (2, programs). With several chunks, ``starts`` keeps v at the chunks' beginnings: (programs, CHUNKS, SUBS, tile).
+    Each leaves its own part of the sums: ``sums`` is float64 (2, programs of a channel, C), ``learned`` float64
+    (2, programs). With several chunks, ``starts`` keeps v at their beginnings: (programs, CHUNKS, SUBS, tile).
     """
     CHUNKS: tl.constexpr = (T + STEPS - 1) // STEPS
     TRACED: tl.constexpr = SURROGATE == "lee2020"
