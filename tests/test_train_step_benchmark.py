@@ -162,7 +162,7 @@ def test_a_compiled_one_is_found_out_by_its_loss(bench):
     from train_step.table import disagreeing
 
     contestants = chosen("spikesparse,norse,norse compiled,sinabs,limit contiguous", "cpu")
-    losses = (2.000, 2.001, 2.100, 1.999, 7.0)  # the limit is another network
+    losses = (2.000, 2.050, 2.300, 1.950, 7.0)  # the limit is another network
     for precision, expected in (("float32", ["norse compiled, T=4"]), ("bf16-mixed", [])):
         setting = Setting(precision=precision)
         outcomes = [Outcome(c, setting, {"loss": loss}) for c, loss in zip(contestants, losses, strict=True)]
