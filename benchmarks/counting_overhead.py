@@ -32,23 +32,39 @@ from torch.nn import functional as F
 
 from spikesparse import SpikePenalty, SpikingVGG
 from spikesparse.metrics import SpikeCounts
-from spikesparse.nn import network
+from spikesparse.nn import SpikeCounter, fast, network
 from spikesparse.summary import machine
 
 SETTINGS = ("architecture", "batch", "timesteps", "encoder", "pooling", "by")
 VARIANTS = ("no counting", "counting", "counting and penalty")
 
 
-class NoCounter:
-    """Stands in for the counter and does nothing."""
+class NoCounter(SpikeCounter):
+    """Hands spikes and their bits from layer to layer, as the counter does beside, and counts nothing."""
 
-    def __init__(self, *args: Any) -> None:
-        pass
+    def weights(self, *args: Any) -> None:
+        """Nothing."""
 
-    def _nothing(self, *args: Any, **kwargs: Any) -> None:
-        return None
+    def neuron_events(self, x: Tensor, unit: float, fired: Tensor, events: Tensor, bits: Tensor | None) -> None:
+        """What travels on."""
+        self.changed(x, unit)
+        self._bits = bits
 
-    weights = neurons = pooling_neurons = changed = tally = _nothing
+    def neurons(self, x: Tensor, unit: float | None = None) -> None:
+        """What travels on."""
+        self.changed(x, unit)
+
+    pooling_neurons = neurons
+
+    def tally(self) -> Any:
+        """Nothing."""
+
+
+def fire_uncounted(y: Tensor, **settings: Any) -> Any:
+    """The fused operator without its counts."""
+    fired = FIRE(y, **settings | {"count": False})
+    nothing = torch.zeros(1)  # in place of the counts, which a layer without space gives another shape
+    return fired._replace(fired=nothing, events=nothing)
 
 
 def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
@@ -64,7 +80,8 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
     labels = torch.randint(10, (args.batch,), device=args.device)
 
     def step() -> None:
-        network.SpikeCounter = NoCounter if variant == "no counting" else COUNTER
+        counting = variant != "no counting"
+        network.SpikeCounter, fast.fire = (SpikeCounter, FIRE) if counting else (NoCounter, fire_uncounted)
         output = net(images)
         loss: Tensor = F.cross_entropy(output.logits, labels)
         if variant != "no counting":
@@ -80,7 +97,7 @@ def make_step(variant: str, args: argparse.Namespace) -> Callable[[], None]:
     return step
 
 
-COUNTER = network.SpikeCounter
+FIRE = fast.fire
 
 
 def timed(step: Callable[[], None]) -> float:
