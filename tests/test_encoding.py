@@ -195,6 +195,18 @@ def test_validation_split_by_number_or_fraction_or_ten_percent(make_data, val_sp
     assert (len(training), len(validation)) == (40 - count, count)
 
 
+def test_fewer_training_images_are_a_stratified_part_of_the_training_split(make_data):
+    whole, part = make_data(), make_data(train_images=12)
+    assert torch.equal(part.split[1], whole.split[1])  # validation stays what it is
+    assert len(part.split[0]) == 12
+    assert set(part.split[0].tolist()) < set(whole.split[0].tolist())
+    per_class = torch.bincount(part.dataset.train.labels[part.split[0]])
+    assert per_class.max() - per_class.min() <= 1
+    assert torch.equal(make_data(train_images=len(whole.split[0])).split[0], whole.split[0])
+    with pytest.raises(UserError, match=r"--data\.train_images=99: "):
+        _ = make_data(train_images=99).split
+
+
 def test_validation_split_of_fifty_thousand_images_is_five_thousand(tmp_path):
     write_npz(tmp_path / "data.npz", train=50_000, size=1)
     training, validation = CIFAR10DataModule(str(tmp_path / "data.npz"), "npz").split

@@ -206,6 +206,13 @@ def test_checkpoint_is_measured_again_with_the_same_result(tiny_args, validated,
         assert json.loads((folder / "result.json").read_text()) == first
 
 
+def test_checkpoint_tells_what_was_measured_of_it(tiny_args):
+    cli = fit(tiny_args)
+    kept = torch.load(cli.run_folder / "checkpoints" / "last.ckpt", weights_only=True)["measured"]
+    for tag in ("accuracy/val", "efficiency/spikes_per_image/val", "loss/task/val"):
+        assert kept[tag] == pytest.approx(float(cli.trainer.callback_metrics[tag]), rel=1e-6)
+
+
 def test_validation_counts_never_reach_the_training_loss(tiny_args):
     """Losses with validation between the epochs, and looked at twice in each, are those without any."""
     traces = []

@@ -191,6 +191,10 @@ class SpikingClassifier(LightningModule):
         """Log the test split."""
         self._log("test")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was last measured of these weights: accuracy, spikes and the rest, by tag."""
+        checkpoint["measured"] = dict(self.measured)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another architecture's weights before anything is loaded."""
         check_state_dict(checkpoint["state_dict"], self.state_dict(), f"--ckpt_path={self.trainer.ckpt_path}")

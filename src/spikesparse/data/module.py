@@ -41,6 +41,8 @@ class CIFAR10DataModule(LightningDataModule):
             (``{train,test}/<class>/*.png|jpg``), "npz" (``x_train, y_train, x_test, y_test``) or "digits".
         val_split: validation images out of the training set, a number or a fraction; stratified. None is 0.1:
             5,000 for CIFAR.
+        train_images: train on so many of the images that are left, each class in proportion: a quick proxy of the whole.
+            None is all of them.
         batch_size: images per batch and process.
         timesteps: T, for the encoder and, linked, for the network.
         encoder: "direct", "poisson" (signed), "poisson_unsigned", or an Encoder.
@@ -65,6 +67,7 @@ class CIFAR10DataModule(LightningDataModule):
         data_dir: str = "data",
         source: str = "cifar10",
         val_split: int | float | None = None,
+        train_images: int | None = None,
         batch_size: int = 128,
         timesteps: int = 4,
         encoder: Encoder | str = "direct",
@@ -90,7 +93,8 @@ class CIFAR10DataModule(LightningDataModule):
             if value < least:
                 raise UserError(f"--data.{name}={value}: it must be at least {least}.")
         self.source = choose("data source", source, SOURCES, "--data.source")
-        self.data_dir, self.val_split, self.batch_size = data_dir, val_split, batch_size
+        self.data_dir, self.val_split, self.train_images = data_dir, val_split, train_images
+        self.batch_size = batch_size
         self.timesteps, self.encoder = timesteps, make_encoder(encoder)
         self.crop_padding, self.flip, self.normalize = crop_padding, flip, normalize
         self.num_workers, self.seed, self.draw_seed = num_workers, seed, draw_seed
@@ -133,7 +137,12 @@ class CIFAR10DataModule(LightningDataModule):
     def split(self) -> tuple[Tensor, Tensor]:
         """Training and validation indices into the source's training set."""
         size = VALIDATION_SHARE if self.val_split is None else self.val_split
-        return stratified_split(self.dataset.train.labels, size, self.seed)
+        labels = self.dataset.train.labels
+        training, validation = stratified_split(labels, size, self.seed)
+        if self.train_images is not None and self.train_images != len(training):
+            kept = stratified_split(labels[training], self.train_images, self.seed, "--data.train_images")[1]
+            training = training[kept]
+        return training, validation
 
     @cached_property
     def pixel_statistics(self) -> tuple[Tensor, Tensor]:
