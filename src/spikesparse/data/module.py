@@ -41,8 +41,8 @@ class CIFAR10DataModule(LightningDataModule):
             (``{train,test}/<class>/*.png|jpg``), "npz" (``x_train, y_train, x_test, y_test``) or "digits".
         val_split: validation images out of the training set, a number or a fraction; stratified. None is 0.1:
             5,000 for CIFAR.
-        train_images: train on so many of the images that are left, each class in proportion: a quick proxy of the whole.
-            None is all of them.
+        train_images: train on so many of the images that are left, each class in proportion: a proxy of the whole. None
+            is all of them.
         batch_size: images per batch and process.
         timesteps: T, for the encoder and, linked, for the network.
         encoder: "direct", "poisson" (signed), "poisson_unsigned", or an Encoder.
