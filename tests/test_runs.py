@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 
+from fitting import Losses, fit
 from spikesparse import load_run
 from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
@@ -22,16 +23,6 @@ from spikesparse.runs import run_name
 from spikesparse.trainer_flags import COUNTS_OR_SHARES
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
-
-
-class Losses(Callback):
-    """Records every training loss."""
-
-    def __init__(self):
-        self.values = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.values.append(outputs["loss"].item())
 
 
 class StopAfter(Losses):
@@ -43,19 +34,6 @@ class StopAfter(Losses):
 
     def on_train_epoch_end(self, trainer, pl_module):
         trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
-
-
-def fit(args, callback=None):
-    """One fit; the callback goes in where the command line cannot put one."""
-
-    class WithCallback(SpikeCLI):
-        def instantiate_trainer(self, **kwargs):
-            trainer = super().instantiate_trainer(**kwargs)
-            if callback is not None:
-                trainer.callbacks.insert(0, callback)
-            return trainer
-
-    return WithCallback(["fit", *args])
 
 
 def weights(cli):
@@ -127,6 +105,11 @@ def test_train_writes_table_result_and_next_commands(tiny_args, capsys):
     folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
     result = json.loads((folder / "result.json").read_text())
     assert result["split"] == "test"
+    with (folder / "predictions_test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert sum(row["label"] == row["predicted"] for row in rows) / 12 == pytest.approx(result["accuracy"], abs=1e-6)
+    assert sum(int(row["spikes"]) for row in rows) / 12 == pytest.approx(result["spikes"], abs=1e-6)
     bill = json.loads((folder / "bill.json").read_text())
     layers = [row for name, row in bill["rows"].items() if name in ("conv1", "fc1", "classifier")]
     assert bill["images"] == 12

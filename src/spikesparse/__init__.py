@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spikesparse.data import CIFAR10DataModule as CIFAR10DataModule
+    from spikesparse.distillation import Distillation as Distillation
     from spikesparse.encoding import DirectEncoder as DirectEncoder
     from spikesparse.encoding import Encoder as Encoder
     from spikesparse.encoding import PoissonEncoder as PoissonEncoder
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "CIFAR10DataModule": "data",
     "DirectEncoder": "encoding",
+    "Distillation": "distillation",
     "Encoder": "encoding",
     "Energy": "metrics",
     "IF": "nn",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from spikesparse.data import CIFAR10DataModule
     from spikesparse.module import SpikingClassifier
+    from spikesparse.nn import SpikingNetwork
 
 
 def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassifier, CIFAR10DataModule]:
@@ -53,6 +54,26 @@ def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassi
     check_state_dict(checkpoint["state_dict"], module.state_dict(), f"load_run={path}")
     module.load_state_dict(checkpoint["state_dict"])
     return module.eval(), data
+
+
+def build_network(
+    net: dict[str, Any], timesteps: int, num_classes: int, input_shape: tuple[int, int, int]
+) -> SpikingNetwork:
+    """A network, untrained, from its class path and arguments as a checkpoint's settings keep them."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from spikesparse.nn import SpikingNetwork
+    from spikesparse.own import unusable_part
+
+    filled_in = {"timesteps": timesteps, "num_classes": num_classes, "input_shape": list(input_shape)}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(SpikingNetwork, "net")
+    try:
+        config = parser.parse_object({"net": {**net, "init_args": {**net.get("init_args", {}), **filled_in}}})
+    except ArgumentError as error:
+        raise unusable_part([{"model": {"net": net}}]) or error from error
+    built: SpikingNetwork = parser.instantiate_classes(config).net
+    return built
 
 
 def link_data_to_network(parser: ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from spikesparse.callbacks import NonFiniteGuard, RandomState, SilentLayers
 from spikesparse.checkpoints import check_state_dict, read_checkpoint
 from spikesparse.data.loading import Batch
+from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.errors import UserError, choose
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.split import SplitMetrics
@@ -51,6 +52,7 @@ class SpikingClassifier(LightningModule):
         penalty: what a spike costs, any module that makes a scalar of a tally; None is
             :class:`spikesparse.SpikePenalty` by spikes.
         energy: what an accumulate and a multiply-accumulate cost, for the energy that is reported.
+        distillation: learn from a trained network's logits too.
         init_from: a checkpoint whose weights to start from; nothing else of it is used.
         compile: compile the network's training pass by torch.compile in that mode; "reduce-overhead" records CUDA
             graphs. "off" is the same training without the minute that it takes, and with other masks of dropout.
@@ -70,6 +72,7 @@ class SpikingClassifier(LightningModule):
         label_smoothing: float = 0.0,
         penalty: Penalty | None = None,
         energy: EnergyConstants = EnergyConstants(),  # noqa: B008 (frozen)
+        distillation: Distillation = Distillation(),  # noqa: B008 (frozen)
         init_from: str | None = None,
         compile: str = "off",
     ) -> None:
@@ -85,6 +88,8 @@ class SpikingClassifier(LightningModule):
         self.penalty = penalty or SpikePenalty()
         self.sparsity_weight = 0.0
         self.energy = energy
+        self.distillation = distillation
+        self._teacher: list[nn.Module] = []  # in a list, so that no checkpoint and no optimizer holds its weights
         self.measured: dict[str, float] = {}  # the newest logged values in full precision, for the tables
         self.bills: dict[str, SpikeBill] = {}  # the newest of each split
         self.split_metrics = nn.ModuleDict({f"{split}_": SplitMetrics(energy) for split in ("train", "val", "test")})
@@ -105,9 +110,11 @@ class SpikingClassifier(LightningModule):
         return output_of(self.net, x, record=record) if self._records else output_of(self.net, x)
 
     def setup(self, stage: str) -> None:
-        """Refuse a launch that would train one model per process by mistake; compile; honour sync_batchnorm."""
+        """Refuse a launch of one model per process by mistake; compile; fetch a teacher; honour sync_batchnorm."""
         if stage == "fit" and self.compile_mode != "off":
             self._trained_forward = torch.compile(self.net.forward, mode=self.compile_mode)
+        if stage == "fit" and self.distillation.teacher:
+            self._teacher = [load_teacher(self.distillation.teacher, self.trainer.datamodule)]  # type: ignore[attr-defined]
         honour_sync_batchnorm(self.trainer)
         processes = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
         if processes > 1 and self.trainer.world_size != processes:
@@ -117,8 +124,9 @@ class SpikingClassifier(LightningModule):
             )
 
     def teardown(self, stage: str) -> None:
-        """Forget what was compiled: the module can be copied and pickled again."""
+        """Forget what was compiled, and the teacher: the module can be copied and pickled again."""
         self._trained_forward = None
+        self._teacher = []
 
     def configure_callbacks(self) -> list[Callback]:
         """What guards every training run, unless it is there already."""
@@ -135,6 +143,10 @@ class SpikingClassifier(LightningModule):
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             config["monitor"] = getattr(scheduler, "monitor", "loss/task/val")
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to where the student is."""
+        self._teacher = [teacher.to(self.device).to(self.dtype) for teacher in self._teacher]
 
     def on_train_start(self) -> None:
         """Say and log the global batch."""
@@ -163,21 +175,13 @@ class SpikingClassifier(LightningModule):
         """Measure a batch."""
         self._losses(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch."""
-        self._losses(batch, "test")
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Measure a batch; returns what :meth:`predict_step` does."""
+        return _predictions(batch, self._losses(batch, "test")[0])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Index, label, predicted class, confidence (its softmax probability) and spikes of every image."""
-        output = self(batch.images)
-        confidence, predicted = output.logits.softmax(1).max(1)
-        return {
-            "index": batch.indices,
-            "label": batch.labels,
-            "predicted": predicted,
-            "confidence": confidence,
-            "spikes": output.tally.spikes.sum(0).to(torch.int64),
-        }
+        return _predictions(batch, self(batch.images))
 
     def on_train_epoch_end(self) -> None:
         """Log the training split."""
@@ -206,6 +210,9 @@ class SpikingClassifier(LightningModule):
         else:
             target = F.one_hot(batch.labels, output.logits.shape[1]).to(output.logits.dtype)
             task = (output.logits - target).square().sum(1).mean()
+        if split == "train" and self._teacher:
+            taught = logits_of(self._teacher[0], batch.images.to(self.dtype))
+            task = self.distillation.loss(task, output.logits, taught)
         sparsity = penalty_of(self.penalty, output.tally)
         self._metrics(split).update(output, batch.labels, task, sparsity)
         return output, task, sparsity
@@ -221,3 +228,14 @@ class SpikingClassifier(LightningModule):
         values, self.bills[split] = self._metrics(split).compute(split)
         self.log_dict(values, prog_bar=False)
         self.measured |= values
+
+
+def _predictions(batch: Batch, output: SpikingOutput) -> dict[str, Tensor]:
+    confidence, predicted = output.logits.softmax(1).max(1)
+    return {
+        "index": batch.indices,
+        "label": batch.labels,
+        "predicted": predicted,
+        "confidence": confidence,
+        "spikes": output.tally.spikes.sum(0).to(torch.int64),
+    }

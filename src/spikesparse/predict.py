@@ -17,10 +17,10 @@ COLUMNS = ("index", "label", "predicted", "confidence", "spikes")
 
 
 class PredictionWriter(Callback):
-    """Writes index, label, predicted, confidence and spikes of every image that `predict` reads.
+    """Writes index, label, predicted, confidence and spikes of every image that `predict` or a test reads.
 
-    Several processes make one file, in the data's order. A folder of images has no labels, and its rows end with the
-    file's name.
+    So two networks can be compared image by image. Several processes make one file, in the data's order. A folder of
+    images has no labels, and its rows end with the file's name.
 
     Args:
         path: the CSV; None is predictions_<what>.csv in the run folder.
@@ -42,23 +42,34 @@ class PredictionWriter(Callback):
         """Keep a batch's rows on the CPU."""
         self._batches.append({name: outputs[name].cpu() for name in COLUMNS})
 
+    on_test_batch_end = on_predict_batch_end
+
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the rows of all processes, and write them."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if data.predict_on in ("val", "test"):
+            self._gather(trainer, data.predict_on)
+        else:
+            self._gather(trainer, Path(data.predict_on).name, data.predicted_folder[1])
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the rows of all processes, and write them: the same file as `predict` on the test split."""
+        self._gather(trainer, "test")
+
+    def _gather(self, trainer: Trainer, what: str, files: list[Path] | None = None) -> None:
         rows = {name: torch.cat([batch[name] for batch in self._batches]) for name in COLUMNS}
         self._batches = []
         parts: list[Any] = [rows]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, rows)
-        if trainer.is_global_zero:
+        folder = trainer.log_dir  # asked for on every process: it is broadcast
+        if trainer.is_global_zero and (folder or what != "test"):  # fast_dev_run logs nowhere
             merged = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
-            self._write(trainer, merged)
+            self._write(Path(folder or ".") / f"predictions_{what}.csv", merged, files)
 
-    def _write(self, trainer: Trainer, rows: dict[str, Tensor]) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        what = data.predict_on if data.predict_on in ("val", "test") else Path(data.predict_on).name
-        files = data.predicted_folder[1] if data.predict_on not in ("val", "test") else None
-        path = Path(self.path) if self.path else Path(trainer.log_dir or ".") / f"predictions_{what}.csv"
+    def _write(self, path: Path, rows: dict[str, Tensor], files: list[Path] | None) -> None:
+        path = Path(self.path) if self.path else path
         order = rows["index"].argsort(stable=True).tolist()
         columns = {name: rows[name].tolist() for name in COLUMNS}
         partial = path.with_name(f".{path.name}.partial")

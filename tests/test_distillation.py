@@ -1,0 +1,99 @@
+"""Distillation from a trained network."""
+
+import shutil
+
+import pytest
+import torch
+
+from fitting import Losses, fit
+from spikesparse import load_run
+from spikesparse.__main__ import main
+from spikesparse.distillation import Distillation, load_teacher, logits_of
+from spikesparse.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
+
+
+def divergence(student, teacher, t):
+    """KL(teacher || student) of two rows of logits, by its definition in plain Python numbers."""
+
+    def softened(row):
+        powers = [torch.tensor(v / t, dtype=torch.float64).exp().item() for v in row]
+        return [p / sum(powers) for p in powers]
+
+    total = 0.0
+    for s_row, t_row in zip(student, teacher, strict=True):
+        for p, q in zip(softened(t_row), softened(s_row), strict=True):
+            total += p * torch.tensor(p / q, dtype=torch.float64).log().item()
+    return total / len(student)
+
+
+@pytest.mark.parametrize(("weight", "t"), [(0.5, 4.0), (1.0, 1.0), (0.2, 3.0)])
+def test_loss_is_the_formula(weight, t):
+    student, teacher = [[1.0, -2.0, 0.5], [0.0, 0.25, 3.0]], [[2.0, -1.0, 0.0], [-0.5, 1.5, 1.0]]
+    loss = Distillation("x", weight, t).loss(torch.tensor(0.7), torch.tensor(student), torch.tensor(teacher))
+    assert loss.item() == pytest.approx((1 - weight) * 0.7 + weight * t * t * divergence(student, teacher, t), rel=1e-5)
+
+
+def test_a_student_that_is_its_teacher_learns_nothing_from_it():
+    logits = torch.randn(3, 5, requires_grad=True)
+    Distillation("x", 1.0, 2.0).loss(torch.tensor(0.0), logits, logits.detach()).backward()
+    assert logits.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("settings", [{"weight": 0.0}, {"weight": 1.5}, {"temperature": 0.0}])
+def test_settings_that_cannot_be_are_refused(settings):
+    with pytest.raises(UserError, match=rf"--model\.distillation\.{next(iter(settings))}="):
+        Distillation(**settings)
+
+
+@pytest.fixture
+def teacher(tiny_args):
+    """The checkpoint of a wider network."""
+    cli = fit([*tiny_args, "--model.net.architecture=8-P-F6"])
+    return cli.run_folder / "checkpoints" / "last.ckpt"
+
+
+def test_teacher_is_the_trained_network_and_stays_out_of_the_students_checkpoint(tiny_args, teacher, tmp_path):
+    module, data = load_run(teacher.parent.parent, "last")
+    data.setup("fit")
+    batch = data.encode(next(iter(data.val_dataloader())))
+    taught = logits_of(load_teacher(str(teacher), data), batch.images)
+    assert torch.equal(taught, module(batch.images).logits)
+
+    plain, distilled = Losses(), Losses()
+    fit(tiny_args, plain)
+    student = fit([*tiny_args, f"--model.distillation.teacher={teacher}"], distilled)
+    assert plain.values[0] != distilled.values[0]
+    checkpoint = student.run_folder / "checkpoints" / "last.ckpt"
+    assert set(torch.load(checkpoint, weights_only=True)["state_dict"]) == set(student.model.state_dict())
+    assert not any(weights.shape[0] == 8 for weights in student.model.state_dict().values() if weights.dim() == 4)
+
+    shutil.rmtree(teacher.parent)  # whoever tests a student needs no teacher
+    assert main(["test", f"--ckpt_path={checkpoint}", "--trainer.accelerator=cpu"]) == 0
+
+
+def test_first_loss_is_made_of_labels_and_teacher(tiny_args, teacher):
+    """The mixed loss of the first batch, from two runs that know only one of the two."""
+    values = []
+    for weight in (0.25, 0.5, 1.0):
+        losses = Losses()
+        fit([*tiny_args, f"--model.distillation.teacher={teacher}", f"--model.distillation.weight={weight}"], losses)
+        values.append(losses.values[0])
+    plain = Losses()
+    fit(tiny_args, plain)
+    for weight, value in zip((0.25, 0.5), values[:2], strict=True):
+        assert value == pytest.approx((1 - weight) * plain.values[0] + weight * values[2], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--model.distillation.teacher=nowhere.ckpt"], "nowhere.ckpt: there is no such file"),
+        (["--data.encoder=direct"], "Name a teacher of the student's own encoding"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_refused(flags, said, tiny_args, teacher, capsys):
+    args = [*tiny_args, f"--model.distillation.teacher={teacher}", *flags]
+    assert main(["fit", *args]) == 2
+    assert said in capsys.readouterr().err
