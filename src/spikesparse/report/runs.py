@@ -20,6 +20,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spikesparse.errors import UserError
+from spikesparse.runs import BUDGETS
 from spikesparse.settings import flat
 
 _SEED = re.compile(r"seed(\d+)")
@@ -54,7 +55,10 @@ class Run:
 
     @property
     def final_lambda(self) -> float | None:
-        """The weight of the sparsity penalty at its end."""
+        """The weight of the sparsity penalty at its end; under a budget, the last that was logged."""
+        if any(self.config.get(f"budget.{name}") is not None for name in BUDGETS):
+            _, values = self.curves.get("schedule/lambda", ([], []))
+            return float(f"{values[-1]:.3g}") if values else None
         return number(self.config.get("sparsity.end_value"))
 
     @property
