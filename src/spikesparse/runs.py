@@ -16,14 +16,13 @@ from spikesparse.checkpoints import read_checkpoint
 from spikesparse.errors import UserError
 from spikesparse.own import own_files
 from spikesparse.paths import CONFIGS
+from spikesparse.settings import BUDGETS
 
 # Settings that change where and how a run is computed, not what it is: they do not make another experiment.
 _NOT_AN_OVERRIDE = re.compile(
     r"--(seed_everything|ckpt_path|weights_only|data\.data_dir|data\.predict_on|trainer\.enable_|trainer\.logger|"
     r"print_config|verbose)"
 )
-
-BUDGETS = ("target", "max_accuracy_drop", "baseline")  # of --budget: null in all of them is none
 
 
 def _settings(args: list[str]) -> list[tuple[str, str]]:

@@ -13,7 +13,8 @@ from spikesparse.bill_files import bill_table, read_rows, write_bill
 from spikesparse.cli import SpikeCLI
 from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
-from spikesparse.runs import BUDGETS, RunConfig, asks_for_budget, config_digest, experiments, flag_value, run_name
+from spikesparse.runs import RunConfig, asks_for_budget, config_digest, experiments, flag_value, run_name
+from spikesparse.settings import BUDGETS
 from spikesparse.sparsity.weight import in_force
 from spikesparse.summary import (
     RunResult,

@@ -20,8 +20,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spikesparse.errors import UserError
-from spikesparse.runs import BUDGETS
-from spikesparse.settings import flat
+from spikesparse.settings import BUDGETS, flat
 
 _SEED = re.compile(r"seed(\d+)")
 _EVENTS = "events.out.tfevents.*"

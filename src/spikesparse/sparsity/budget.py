@@ -78,7 +78,7 @@ class SpikeBudget(SparsityWeight):
         self.baseline = float(baseline) if isinstance(baseline, int | float) else None
         self.weight = 0.0  # lambda in this epoch, and between two epochs in the next one
         self._first: float | None = None  # what was counted before the ramp
-        self._error: float | None = None  # log of counted over allowed, at the last move
+        self._error: float | None = None  # at the last move: log of counted over allowed, or the accuracy's room
         self._gain = FIRST_GAIN
         self._within = False  # the drop, at least once
         self._measured: tuple[int, float] | None = None  # epoch and value of the newest validation
@@ -145,7 +145,9 @@ class SpikeBudget(SparsityWeight):
         self.weight = self.weight or self.initial
         self._within |= room >= 0
         if started and self._within:
-            self.weight = moved(self.weight, step_by_accuracy(room, self.drop))
+            self._gain = min(FIRST_GAIN, adapted(self._gain, room, room if self._error is None else self._error))
+            self.weight = moved(self.weight, self._gain * step_by_accuracy(room, self.drop))
+        self._error = room
 
     def may_choose(self, pl_module: LightningModule, epoch: int) -> bool:
         """Whether ``epoch``, just validated, keeps the budget."""

@@ -14,6 +14,10 @@ stable if and only if p(-1) = 2 (2 - a) - 3/2 a b g > 0 (p(1) > 0 always holds, 
 which is tightest for a network that answers within the epoch (a = 1): b g < 4/3. The elasticity is not known beforehand
 (0.2 to 1.5 in practice), so g is found: it grows while the error neither changes sign nor shrinks, and is halved
 whenever the error changes sign. A loop that oscillates therefore lowers its own gain until it is stable.
+
+By accuracy, lambda rises and falls in proportion to the room that is left of the drop, up to a largest speed. What an
+e-fold of lambda costs is not known beforehand either, and small validation sets are noisy: the same rule halves that
+gain at every change of sign, and never lets it above its first value.
 """
 
 from __future__ import annotations
