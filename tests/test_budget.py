@@ -319,6 +319,16 @@ def test_best_epoch_of_a_drop_is_the_quietest_within_it():
 
 
 @quiet
+def test_a_best_epoch_of_another_budget_is_forgotten_on_resume(tiny_args):
+    first = SpikeCLI(["fit", *tiny_args, "--budget.target=1000"])
+    assert first.trainer.checkpoint_callback.best_model_path
+    last = f"--ckpt_path={first.run_folder}/checkpoints/last.ckpt"
+    for target, known in (("1000", True), ("0.001", False)):
+        again = SpikeCLI(["fit", *tiny_args, last, f"--budget.target={target}"])
+        assert bool(again.trainer.checkpoint_callback.best_model_path) is known
+
+
+@quiet
 def test_train_says_so_where_no_epoch_kept_the_budget(tiny_args, capsys):
     assert main(["train", *tiny_args, "--budget.target=0.001"]) == 0
     assert "spent at most 0 spikes/image: the last epoch is tested" in capsys.readouterr().out
