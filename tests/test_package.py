@@ -11,8 +11,8 @@ from spikesparse.paths import PACKAGE
 REPOSITORY = PACKAGE.parents[1]
 SETTLED = [
     *("SpikingVGG", "LIF", "IF", "SpikingOutput", "SpikeTally", "SpikingClassifier", "CIFAR10DataModule"),
-    *("DirectEncoder", "PoissonEncoder", "SpikePenalty", "SparsityAnnealing", "SpikeRate", "SynapticOperations"),
-    *("Energy", "load_run"),
+    *("DirectEncoder", "PoissonEncoder", "SpikePenalty", "SparsityAnnealing", "SpikeBudget", "SpikeRate"),
+    *("SynapticOperations", "Energy", "load_run"),
 ]
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from spikesparse.nn import SpikingStack as SpikingStack
     from spikesparse.nn import SpikingVGG as SpikingVGG
     from spikesparse.sparsity import SparsityAnnealing as SparsityAnnealing
+    from spikesparse.sparsity import SpikeBudget as SpikeBudget
     from spikesparse.sparsity import SpikePenalty as SpikePenalty
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ _PUBLIC = {
     "LinearWarmupCosineAnnealingLR": "lr_schedulers",
     "PoissonEncoder": "encoding",
     "SparsityAnnealing": "sparsity",
+    "SpikeBudget": "sparsity",
     "SpikePenalty": "sparsity",
     "SpikeRate": "metrics",
     "SpikeTally": "nn",

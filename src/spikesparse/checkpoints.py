@@ -13,17 +13,17 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from spikesparse.errors import UserError
-from spikesparse.sparsity import SparsityAnnealing
+from spikesparse.sparsity.weight import in_force
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``: the best epoch among those at which lambda has its end value.
+    """Keeps ``best.ckpt``: the best epoch among those at which lambda has its end value, or the budget is kept.
 
     Before the ramp ends, the most accurate network is the one that is not sparse yet. An accuracy-only twin has the
     same ramp, to 0, and so chooses among the same epochs.
 
     Args:
-        monitor: metric to choose by.
+        monitor: metric to choose by; under a budget by accuracy drop it is what the network spends.
         mode: "max" or "min".
     """
 
@@ -37,6 +37,17 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self._validated_epoch = -1
+        self._choice = ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose as the callback that sets lambda asks."""
+        setter = in_force(trainer)
+        if setter is not None:
+            self._choice = setter.choice
+            if setter.chooses_by is not None:
+                self.monitor, self.mode = setter.chooses_by
+                self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
+        super().setup(trainer, pl_module, stage)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the epoch has a validation; it is looked at when the epoch ends."""
@@ -47,9 +58,18 @@ class BestCheckpoint(ModelCheckpoint):
         """Consider the epoch, if it is one to choose from, and validated: the metric may be of an earlier one."""
         if self._validated_epoch != trainer.current_epoch:
             return
-        annealing = next((c for c in trainer.callbacks if isinstance(c, SparsityAnnealing)), None)  # type: ignore[attr-defined]
-        if annealing is None or annealing.at_end_value(trainer.current_epoch):
+        setter = in_force(trainer)
+        if setter is None or setter.may_choose(pl_module, trainer.current_epoch):
             super().on_train_epoch_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and what was chosen among."""
+        return super().state_dict() | {"choice": self._choice}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Forget a best epoch that was chosen under another budget: it may not keep this one."""
+        if state_dict.get("choice", "") == self._choice:
+            super().load_state_dict(state_dict)
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -13,7 +13,7 @@ from spikesparse.own import check_network
 from spikesparse.paths import CONFIGS
 from spikesparse.predict import PredictionWriter
 from spikesparse.runs import RunConfig, place_run, refuse_spawning, with_checkpoint_settings
-from spikesparse.sparsity import SparsityAnnealing
+from spikesparse.sparsity import SparsityAnnealing, SpikeBudget
 from spikesparse.trainer_flags import read_counts_as_counts
 
 
@@ -43,6 +43,9 @@ class SpikeCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our callbacks, and what follows from something else."""
         parser.add_lightning_class_args(SparsityAnnealing, "sparsity")
+        parser.add_lightning_class_args(SpikeBudget, "budget")
+        for name in ("schedule", "start_epoch", "end_epoch"):  # one ramp, whatever sets lambda
+            parser.link_arguments(f"sparsity.{name}", f"budget.{name}")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(Dashboard, "dashboard")
         parser.link_arguments("seed_everything", "data.draw_seed", compute_fn=int)

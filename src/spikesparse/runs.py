@@ -16,6 +16,7 @@ from spikesparse.checkpoints import read_checkpoint
 from spikesparse.errors import UserError
 from spikesparse.own import own_files
 from spikesparse.paths import CONFIGS
+from spikesparse.settings import BUDGETS
 
 # Settings that change where and how a run is computed, not what it is: they do not make another experiment.
 _NOT_AN_OVERRIDE = re.compile(
@@ -131,6 +132,15 @@ def configs_of(args: list[str]) -> list[dict[str, Any]]:
     return configs
 
 
+def asks_for_budget(args: list[str]) -> bool:
+    """Whether a command line of ``fit``, without its first word, sets a budget, by flag or config file."""
+    asked: dict[str, Any] = {}
+    for config in configs_of(["fit", *args]):
+        budget = config.get("budget")
+        asked |= budget if isinstance(budget, dict) else {}
+    return any(asked.get(name) not in (None, "null") for name in BUDGETS)
+
+
 def with_checkpoint_settings(args: list[str]) -> list[str]:
     """Put the settings kept in ``--ckpt_path``'s checkpoint below all that the command line names.
 
@@ -172,8 +182,10 @@ class RunConfig(SaveConfigCallback):
             )
 
     def settings(self) -> dict[str, Any]:
-        """Model, data and sparsity settings and the seed, as plain values."""
+        """Model, data and sparsity settings, a budget if there is one, and the seed, as plain values."""
         whole = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
         kept = {key: whole[key] for key in ("seed_everything", "model", "data", "sparsity") if key in whole}
+        if any(whole.get("budget", {}).get(name) is not None for name in BUDGETS):
+            kept["budget"] = whole["budget"]
         kept["model"].pop("init_from", None)  # the weights are in the checkpoint
         return kept

@@ -1,8 +1,11 @@
-"""Nested settings as one level of dotted names."""
+"""Settings: nested ones as one level of dotted names, and which make a budget."""
 
 from __future__ import annotations
 
 from typing import Any
+
+#: What sets a budget, of ``--budget``: null in all of them is none.
+BUDGETS = ("target", "max_accuracy_drop", "baseline")
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

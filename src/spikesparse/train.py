@@ -13,7 +13,9 @@ from spikesparse.bill_files import bill_table, read_rows, write_bill
 from spikesparse.cli import SpikeCLI
 from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
-from spikesparse.runs import RunConfig, config_digest, experiments, flag_value, run_name
+from spikesparse.runs import RunConfig, asks_for_budget, config_digest, experiments, flag_value, run_name
+from spikesparse.settings import BUDGETS
+from spikesparse.sparsity.weight import in_force
 from spikesparse.summary import (
     RunResult,
     comparison_table,
@@ -51,7 +53,9 @@ def train(args: list[str]) -> RunResult | None:
     last = cli.run_folder / "checkpoints" / "last.ckpt" if cli.run_folder else None
     if not best and last is not None and last.is_file():
         best = str(last)
-        print("no epoch had lambda at its end value: the last epoch is tested, not the best")
+        setter = in_force(trainer)
+        reason = setter.none_chosen if setter is not None else "no epoch was validated"
+        print(f"{reason}: the last epoch is tested, not the best")
     trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
     about = {
         **{"command": ["train", *args], "configs": config_digest(args)},
@@ -79,6 +83,8 @@ def _write_hparams(cli: SpikeCLI, split: str) -> None:
     trainer: Any = cli.trainer
     settings = next(callback for callback in trainer.callbacks if isinstance(callback, RunConfig)).settings()
     extra = {"max_epochs": trainer.max_epochs, "precision": str(trainer.precision), "devices": trainer.world_size}
+    if "budget" in settings:  # the lambda that it found, not one that was not read
+        settings["sparsity"] |= {"start_value": 0.0, "end_value": cli.model.sparsity_weight}
     write_hparams(trainer, {**settings, **extra}, cli.model.measured, split)
 
 
@@ -124,7 +130,7 @@ def compare(args: list[str]) -> None:
     if _asks_for_text(args):
         train(args)
         return
-    if flag_value(args, "--sparsity.end_value") == "0":
+    if flag_value(args, "--sparsity.end_value") == "0" and not asks_for_budget(args):
         raise UserError("--sparsity.end_value=0: compare trains that twin itself; name the sparse network's lambda.")
     fresh = "--fresh" in args
     args = [arg for arg in args if arg != "--fresh"]
@@ -136,7 +142,8 @@ def compare(args: list[str]) -> None:
 
 def twin_args(args: list[str]) -> list[str]:
     """The command line of the accuracy-only twin: the same ramp, to zero."""
-    return [*args, "--sparsity.start_value=0", "--sparsity.end_value=0"]
+    off = [f"--budget.{name}=null" for name in BUDGETS] if asks_for_budget(args) else []
+    return [*args, "--sparsity.start_value=0", "--sparsity.end_value=0", *off]
 
 
 def _finished(args: list[str], fresh: bool) -> RunResult | None:

@@ -25,9 +25,14 @@ def custom_scalars(layers: Sequence[str], weight_layers: Sequence[str]) -> dict[
     }
     return {
         "Overview": {
-            "accuracy": lines("^accuracy/(train|val|test)$"),
-            "spikes per image": lines("^efficiency/spikes_per_image/(train|val|test)$"),
-            "SynOps per image": lines("^efficiency/synops_per_image/(train|val|test)$"),
+            # each beside what a budget allows, where there is one
+            "accuracy": lines("^(accuracy/(train|val|test)|schedule/budget_accuracy)$"),
+            "spikes per image": lines(
+                "^(efficiency/spikes_per_image/(train|val|test)|schedule/budget_spikes_per_image)$"
+            ),
+            "SynOps per image": lines(
+                "^(efficiency/synops_per_image/(train|val|test)|schedule/budget_synops_per_image)$"
+            ),
         },
         "Objective": {
             "task loss": lines("^loss/task/(train|val)$"),

@@ -20,7 +20,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spikesparse.errors import UserError
-from spikesparse.settings import flat
+from spikesparse.settings import BUDGETS, flat
 
 _SEED = re.compile(r"seed(\d+)")
 _EVENTS = "events.out.tfevents.*"
@@ -54,7 +54,10 @@ class Run:
 
     @property
     def final_lambda(self) -> float | None:
-        """The weight of the sparsity penalty at its end."""
+        """The weight of the sparsity penalty at its end; under a budget, the last that was logged."""
+        if any(self.config.get(f"budget.{name}") is not None for name in BUDGETS):
+            _, values = self.curves.get("schedule/lambda", ([], []))
+            return float(f"{values[-1]:.3g}") if values else None
         return number(self.config.get("sparsity.end_value"))
 
     @property

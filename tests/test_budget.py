@@ -1,0 +1,409 @@
+"""The closed loop: lambda from a target or an allowed drop of accuracy."""
+
+import itertools
+import math
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from spikesparse import SparsityAnnealing, SpikeBudget, load_run
+from spikesparse.__main__ import main
+from spikesparse.checkpoints import BestCheckpoint
+from spikesparse.cli import SpikeCLI
+from spikesparse.paths import CONFIGS
+from spikesparse.report.runs import read_run
+from spikesparse.runs import run_name
+from spikesparse.sparsity.control import LARGEST, LEAST, adapted, moved, step_by_accuracy, step_by_count
+from spikesparse.sparsity.weight import in_force
+from spikesparse.train import twin_args
+
+quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
+ALONE = 10_000.0  # what the simulated network spends without penalty
+EPOCHS, RAMP = 40, (2, 20)
+
+
+# ---- on a simulated network ---------------------------------------------------------------------------------------
+
+
+def simulated(target, answer, elasticity, knee, noise, epochs=EPOCHS):
+    """Log of spikes over target, and lambda, epoch by epoch.
+
+    The network goes a share ``answer`` of the way, in log spikes, to where the epoch's lambda would lead it: there it
+    spends ALONE / (1 + lambda / knee) ** elasticity.
+    """
+    budget, rng = SpikeBudget(target=target, start_epoch=RAMP[0], end_epoch=RAMP[1]), random.Random(1)
+    spikes, trace = math.log(ALONE), []
+    for epoch in range(epochs):
+        weight = budget.value_at(epoch)
+        spikes += answer * (math.log(ALONE) - elasticity * math.log1p(weight / knee) - spikes)
+        budget.move(epoch, math.exp(spikes + rng.gauss(0, noise)))
+        trace.append((spikes - math.log(target), weight))
+    return trace
+
+
+GRID = [
+    case
+    for case in itertools.product(
+        (0.15, 0.3, 0.6, 1.0), (0.2, 0.5, 1.0, 1.5), (0.1, 0.3, 1.0), (0.0, 0.03), (0.3, 0.5, 0.8)
+    )
+    if (1 + 30 / case[2]) ** -case[1] < case[4]  # some lambda up to 30 reaches the target
+]
+
+
+def test_the_loop_is_stable_on_every_network_of_the_grid():
+    assert len(GRID) > 200
+    for answer, elasticity, knee, noise, share in GRID:
+        trace = simulated(share * ALONE, answer, elasticity, knee, noise)
+        case = (answer, elasticity, knee, noise, share)
+        off, weights = [error for error, _ in trace], [weight for _, weight in trace]
+        assert weights[: RAMP[0]] == [0.0, 0.0], case
+        assert all(LEAST <= weight <= LARGEST for weight in weights[RAMP[0] :]), case
+        assert abs(sum(off[-5:]) / 5) < 0.05, case
+        clear = [error for error in off[RAMP[1] :] if abs(error) > 0.02]  # beyond the noise of a mean
+        assert sum(a * b < 0 for a, b in itertools.pairwise(clear)) <= 4, case
+        assert max(abs(error) for error in off[-5:]) < 0.1, case
+        assert max(weights[-8:]) < 2 * min(weights[-8:]), case
+
+
+def test_an_oscillation_dies_within_a_few_epochs():
+    """A network that answers at once, twice as steeply as the grid's: unstable at the first gain, not at the last."""
+    trace = simulated(0.2 * ALONE, 1.0, 3.0, 0.1, 0.0)
+    assert max(abs(error) for error, _ in trace[-10:]) < 0.01
+
+
+@pytest.mark.parametrize(("share", "bound"), [(1e-4, LARGEST), (3.0, LEAST)])
+def test_a_target_out_of_reach_leaves_lambda_at_its_bound(share, bound):
+    weights = [weight for _, weight in simulated(share * ALONE, 0.5, 0.5, 0.3, 0.03, epochs=80)]
+    assert weights[-20:] == [bound] * 20
+
+
+def test_a_silent_network_is_let_spike_again():
+    budget = SpikeBudget(target=1000.0, end_epoch=0)
+    weights = [budget.move(epoch, value) or budget.weight for epoch, value in enumerate([5000.0, 5000.0, 0.0, 0.0])]
+    assert weights[3] < weights[2] < weights[1]
+
+
+@pytest.mark.parametrize("slope", [0.005, 0.02, 0.05])
+@pytest.mark.parametrize("drop", [0.0, 0.01, 0.03])
+@pytest.mark.parametrize("answer", [0.3, 1.0])
+def test_lambda_settles_where_the_drop_is_used_up(slope, drop, answer):
+    """Accuracy falls by ``slope`` for each e-fold of lambda beyond 0.2."""
+    budget = SpikeBudget(max_accuracy_drop=drop, baseline=0.9)
+    accuracy, off = 0.9, []
+    for epoch in range(80):
+        steady = 0.9 - slope * max(0.0, math.log(max(budget.weight, LEAST) / 0.2))
+        accuracy += answer * (steady - accuracy)
+        budget.move(epoch, accuracy)
+        off.append(accuracy - (0.9 - drop))
+    assert budget.weight in (LARGEST, pytest.approx(0.2 * math.exp(drop / slope), rel=0.1))
+    assert max(abs(each) for each in off[-5:]) < 0.002 or budget.weight == LARGEST
+
+
+# ---- the law, by hand ---------------------------------------------------------------------------------------------
+
+
+def test_the_law_by_hand():
+    assert step_by_count(0.8, 0.5, 0.3) == pytest.approx(0.8 * 0.35)
+    assert moved(0.4, math.log(2)) == pytest.approx(0.8)
+    assert (moved(0.4, 9.0), moved(0.4, -9.0)) == (pytest.approx(1.6), pytest.approx(0.1))
+    assert (moved(90.0, 1.0), moved(0.02, -1.0)) == (LARGEST, LEAST)
+    assert (adapted(1.0, 0.3, -0.1), adapted(1.0, 0.3, 0.31), adapted(1.0, 0.2, 0.3)) == (0.5, 1.4, 1.0)
+    assert (adapted(0.4, 0.3, -0.1), adapted(3.9, 0.3, 0.3)) == (0.3, 4.0)
+    assert step_by_accuracy(0.01, 0.02) == pytest.approx(math.log(1.5) / 2)
+    assert step_by_accuracy(-0.005, 0.0) == pytest.approx(-math.log(2) / 2)
+    assert step_by_accuracy(-1.0, 0.02) == -math.log(2)
+
+
+def test_what_is_allowed_falls_along_the_ramp_from_what_was_counted():
+    budget = SpikeBudget(target=1000.0, schedule="linear", start_epoch=1, end_epoch=5)
+    budget.move(0, 16_000.0)
+    allowed = [budget.allowed(epoch) for epoch in range(7)]
+    assert allowed[0] is None
+    assert allowed[1:] == pytest.approx([16_000, 8000, 4000, 2000, 1000, 1000])
+    assert budget.weight == budget.initial
+
+
+def test_a_drop_waits_for_the_accuracy_to_come_there_once():
+    budget, weights = SpikeBudget(max_accuracy_drop=0.02, baseline=0.9, start_epoch=2, initial=0.5), []
+    for epoch, accuracy in enumerate([0.2, 0.95, 0.5, 0.85, 0.9, 0.8]):
+        budget.move(epoch, accuracy)
+        weights.append(budget.weight)
+    # Nothing before the ramp; then the initial one. Every change of sign halves the gain, down to 0.3.
+    fall, rise = 0.5**0.5, 1.5**0.3  # the whole drop is left at 0.9; the others are far below
+    assert weights == pytest.approx([0, 0.5, 0.5 * fall, 0.25, 0.25 * rise, 0.25 * rise / 2**0.3])
+
+
+def test_a_drop_that_was_never_kept_leaves_lambda_at_its_initial_value():
+    budget = SpikeBudget(max_accuracy_drop=0.02, baseline=0.9)
+    for epoch, accuracy in enumerate([0.2, 0.5, 0.87]):
+        budget.move(epoch, accuracy)
+    assert budget.weight == budget.initial
+
+
+BAD = {
+    ("target=5", "max_accuracy_drop=0.1"): ["--budget.target=5", "--budget.max_accuracy_drop=0.1", "one of the two"],
+    ("target=0",): ["--budget.target=0", "above 0"],
+    ("target=-5",): ["--budget.target=-5", "above 0"],
+    ("target=nan",): ["budget.target", "nan"],
+    ("target=5", "by=energy"): ["--budget.by='energy'", "spikes, synops"],
+    ("max_accuracy_drop=0.1",): ["--budget.baseline="],
+    ("max_accuracy_drop=1.5", "baseline=0.9"): ["--budget.max_accuracy_drop=1.5", "0.01 is one point"],
+    ("max_accuracy_drop=0.1", "baseline=84"): ["--budget.baseline=84", "0.84"],
+    ("max_accuracy_drop=0.1", "baseline=none.ckpt"): ["--budget.baseline=none.ckpt", "no such file"],
+    ("baseline=0.9",): ["--budget.baseline=0.9", "--budget.max_accuracy_drop"],
+    ("target=5", "initial=0"): ["--budget.initial=0", "0.01 and 100"],
+    ("target=5", "tolerance=-1"): ["--budget.tolerance=-1"],
+}
+
+
+@quiet
+@pytest.mark.parametrize("flags", BAD, ids=" ".join)
+def test_bad_value_ends_with_one_clear_line(flags, tiny_args, capsys):
+    assert main(["fit", *tiny_args, *(f"--budget.{flag}" for flag in flags)]) == 2
+    line = [line for line in capsys.readouterr().err.splitlines() if line.startswith("spikesparse: error:")]
+    assert len(line) == 1
+    for word in BAD[flags]:
+        assert word in line[0]
+
+
+@quiet
+def test_a_budget_without_validation_is_refused(tiny_args, capsys):
+    assert main(["fit", *tiny_args, "--budget.target=50", "--trainer.limit_val_batches=0"]) == 2
+    assert "goes by validation" in capsys.readouterr().err
+
+
+@quiet
+def test_a_baseline_that_does_not_tell_its_accuracy_is_refused(tiny_args, capsys):
+    torch.save({"state_dict": {}}, "old.ckpt")
+    assert main(["fit", *tiny_args, "--budget.max_accuracy_drop=0.1", "--budget.baseline=old.ckpt"]) == 2
+    assert "--budget.baseline=old.ckpt" in capsys.readouterr().err
+
+
+# ---- in training --------------------------------------------------------------------------------------------------
+
+
+def test_the_budget_is_in_force_where_it_is_active():
+    annealing, off, on = SparsityAnnealing(1.0), SpikeBudget(), SpikeBudget(target=5)
+    for callbacks, wanted in (
+        ([annealing, off], annealing),
+        ([on, annealing], on),
+        ([annealing, on], on),
+        ([off], None),
+    ):
+        assert in_force(SimpleNamespace(callbacks=callbacks)) is wanted
+
+
+def lambdas(text):
+    return [float(value) for value in re.findall(r"^epoch .* lambda (\S+)", text, re.MULTILINE)]
+
+
+@quiet
+@pytest.mark.parametrize("flags", [[], ["--trainer.val_check_interval=2"]])
+def test_lambda_moves_once_per_epoch_by_its_last_validation(tiny_args, flags, capsys):
+    cli = SpikeCLI(["fit", *tiny_args, "--budget.target=30", "--sparsity.start_epoch=1", *flags])
+    printed = capsys.readouterr().out
+    moves = [line for line in printed.splitlines() if line.startswith("budget: ") and "spikes/image" in line]
+    assert len(moves) == 4
+    weights = lambdas(printed)
+    assert weights[:2] == [0, 0.2]
+    assert len(set(weights)) == 4
+    assert printed.count("not read: --sparsity.end_value") == 1
+    assert f"{cli.model.sparsity_weight:.3g}" == f"{weights[3]:.3g}"
+    assert float(cli.trainer.callback_metrics["schedule/lambda"]) == pytest.approx(cli.model.sparsity_weight)
+    assert float(cli.trainer.callback_metrics["schedule/budget_spikes_per_image"]) == pytest.approx(30)
+
+
+@quiet
+def test_lambda_stays_between_validations(tiny_args, capsys):
+    flags = ["--budget.target=30", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=6"]
+    SpikeCLI(["fit", *tiny_args, *flags])
+    weights = lambdas(capsys.readouterr().out)
+    assert weights[:4] == [0, 0, 0.2, 0.2]
+    assert weights[4] == weights[5] != 0.2
+
+
+def weights_of(folder):
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+
+
+@quiet
+@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize(
+    "flags",
+    [["--budget.target=30"], ["--budget.max_accuracy_drop=0.3", "--budget.baseline=0.5"]],
+    ids=["target", "drop"],
+)
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tiny_args, flags, stop, capsys):
+    class Stopped(SpikeCLI):
+        def instantiate_trainer(self, **kwargs):
+            trainer = super().instantiate_trainer(**kwargs)
+            trainer.fit_loop.max_epochs = 4
+            hook = SimpleNamespace(stop=stop)
+            original = trainer.callbacks[0].on_train_epoch_end
+
+            def end(trainer, module):
+                original(trainer, module)
+                trainer.should_stop = trainer.current_epoch + 1 >= hook.stop
+
+            trainer.callbacks[0].on_train_epoch_end = end
+            return trainer
+
+    args = ["fit", *tiny_args, *flags]
+    whole = weights_of(SpikeCLI(args).run_folder)
+    uninterrupted = lambdas(capsys.readouterr().out)
+    folder = Stopped(args).run_folder
+    SpikeCLI([*args, f"--ckpt_path={folder}/checkpoints/last.ckpt"])
+    assert lambdas(capsys.readouterr().out) == uninterrupted
+    resumed = weights_of(folder)
+    assert resumed["epoch"] == whole["epoch"] == 3
+    assert resumed["callbacks"]["SpikeBudget"] == whole["callbacks"]["SpikeBudget"]
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value), name
+
+
+@quiet
+def test_a_resumed_run_keeps_its_budget_unless_another_is_named(tiny_args):
+    last = SpikeCLI(["fit", *tiny_args, "--budget.target=30"]).run_folder / "checkpoints/last.ckpt"
+    args = [*tiny_args, f"--ckpt_path={last}", "--trainer.max_epochs=5"]
+    for flags, target in (([], 30), (["--budget.target=20"], 20), (["--budget.target=null"], None)):
+        cli = SpikeCLI(["fit", *args, *flags])
+        assert cli.config.fit.budget.target == target
+        setter = in_force(cli.trainer)
+        assert isinstance(setter, SparsityAnnealing if target is None else SpikeBudget)
+        if target:
+            assert setter.allowed(4) == pytest.approx(target)
+
+
+@quiet
+def test_load_run_and_the_report_know_a_run_with_a_budget(tiny_args):
+    main(["train", *tiny_args, "--budget.target=30"])
+    folder = Path("runs") / run_name(["fit", *tiny_args, "--budget.target=30"]) / "seed0"
+    load_run(folder)
+    last = weights_of(folder)
+    run = read_run(folder)
+    assert run.final_lambda == pytest.approx(run.curves["schedule/lambda"][1][-1], rel=0.01)
+    assert run.final_lambda != 1  # --sparsity.end_value of the tiny run
+    assert last["settings"]["budget"]["target"] == 30
+
+
+# ---- the best checkpoint ------------------------------------------------------------------------------------------
+
+
+def module_with(accuracy, spikes):
+    return SimpleNamespace(measured={"accuracy/val": accuracy, "efficiency/spikes_per_image/val": spikes})
+
+
+def test_best_epoch_of_a_target_keeps_it_after_the_ramp():
+    budget = SpikeBudget(target=100, end_epoch=3)
+    assert budget.chooses_by is None
+    cases = ((3, 100.0), (3, 101.9), (3, 102.1), (2, 90.0), (7, 10.0))
+    assert [budget.may_choose(module_with(0.9, n), epoch) for epoch, n in cases] == [True, True, False, False, True]
+
+
+def test_best_epoch_of_a_drop_is_the_quietest_within_it():
+    budget = SpikeBudget(max_accuracy_drop=0.02, baseline=0.9)
+    assert budget.chooses_by == ("efficiency/spikes_per_image/val", "min")
+    assert [budget.may_choose(module_with(a, 1.0), 5) for a in (0.95, 0.88, 0.879)] == [True, True, False]
+    best = BestCheckpoint()
+    trainer = SimpleNamespace(callbacks=[budget, best])
+    with pytest.raises(AttributeError):
+        best.setup(trainer, None, "fit")  # Lightning's own part wants a whole trainer
+    assert (best.monitor, best.mode, float(best.kth_value)) == ("efficiency/spikes_per_image/val", "min", math.inf)
+
+
+@quiet
+def test_a_best_epoch_of_another_budget_is_forgotten_on_resume(tiny_args):
+    first = SpikeCLI(["fit", *tiny_args, "--budget.target=1000"])
+    assert first.trainer.checkpoint_callback.best_model_path
+    last = f"--ckpt_path={first.run_folder}/checkpoints/last.ckpt"
+    for target, known in (("1000", True), ("0.001", False)):
+        again = SpikeCLI(["fit", *tiny_args, last, f"--budget.target={target}"])
+        assert bool(again.trainer.checkpoint_callback.best_model_path) is known
+
+
+@quiet
+def test_train_says_so_where_no_epoch_kept_the_budget(tiny_args, capsys):
+    assert main(["train", *tiny_args, "--budget.target=0.001"]) == 0
+    assert "spent at most 0 spikes/image: the last epoch is tested" in capsys.readouterr().out
+
+
+@quiet
+def test_a_checkpoint_is_a_baseline_and_the_quietest_within_the_drop_is_kept(tiny_args, capsys):
+    twin = SpikeCLI(["fit", *tiny_args, "--sparsity.end_value=0"])
+    last = twin.run_folder / "checkpoints/last.ckpt"
+    accuracy = twin.model.measured["accuracy/val"]
+    flags = [f"--model.init_from={last}", f"--budget.baseline={last}", "--budget.max_accuracy_drop=0.9"]
+    capsys.readouterr()
+    cli = SpikeCLI(["fit", *tiny_args, *flags])
+    assert in_force(cli.trainer).baseline == accuracy
+    spikes = [float(n) for n in re.findall(r"spikes/image ([\d.,]+)", capsys.readouterr().out)]
+    best = torch.load(cli.run_folder / "checkpoints/best.ckpt", weights_only=True)
+    assert spikes[best["epoch"]] == min(spikes)
+
+
+# ---- the twin -----------------------------------------------------------------------------------------------------
+
+
+def test_the_twin_of_a_budget_has_none(tmp_path):
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump({"budget": {"target": 5}}))
+    plain = ["--sparsity.start_value=0", "--sparsity.end_value=0"]
+    off = ["--budget.target=null", "--budget.max_accuracy_drop=null", "--budget.baseline=null"]
+    for args, added in (
+        (["--data.source=digits"], []),
+        (["--budget.by=synops"], []),
+        (["--budget.target=5"], off),
+        (["--config", str(tmp_path / "b.yaml")], off),
+        (["--config", str(tmp_path / "b.yaml"), "--budget.target=null"], []),
+    ):
+        assert twin_args(args) == [*args, *plain, *added]
+
+
+@quiet
+def test_compare_trains_the_twin_of_a_budget_at_lambda_0(tiny_args, capsys):
+    args = [arg for arg in tiny_args if "end_value" not in arg]
+    assert main(["compare", *args, "--budget.target=30", "--sparsity.end_value=0"]) == 0
+    printed = capsys.readouterr().out
+    assert lambdas(printed)[:4] == [0] * 4
+    assert all(weight > 0 for weight in lambdas(printed)[5:])
+    assert "twin (lambda 0)" in printed
+
+
+# ---- slow ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@quiet
+def test_two_processes_have_the_same_lambda_in_every_epoch(tiny_args):
+    Path("watch.py").write_text(
+        "from pytorch_lightning import Callback\n"
+        "class Watch(Callback):\n"
+        "    def on_train_epoch_end(self, trainer, module):\n"
+        "        with open(f'rank{trainer.global_rank}.txt', 'a') as file:\n"
+        "            print(module.sparsity_weight.hex(), file=file)\n"
+    )
+    args = [*tiny_args, "--budget.target=30", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    args += ["--trainer.callbacks+=watch.Watch"]
+    ended = subprocess.run([sys.executable, "-m", "spikesparse", "fit", *args], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    first, second = (Path(f"rank{rank}.txt").read_text().splitlines() for rank in (0, 1))
+    assert first == second
+    assert len(set(first)) == 4
+    assert ended.stdout.count("lambda 0 -> 0.2") == 1
+
+
+@pytest.mark.slow
+@quiet
+def test_the_digits_keep_their_budget():
+    config = CONFIGS / "experiment/digits_budget.yaml"
+    cli = SpikeCLI(["fit", "--config", str(config), "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
+    best = torch.load(cli.run_folder / "checkpoints/best.ckpt", weights_only=True)["measured"]
+    for measured in (best, cli.model.measured):
+        assert 0.7 * 6000 < measured["efficiency/spikes_per_image/val"] <= 1.02 * 6000
+        assert measured["accuracy/val"] > 0.93
