@@ -11,8 +11,8 @@ from spikesparse import SpikePenalty, SpikeTally
 class GuardedPenalty(SpikePenalty):
     """The spike penalty, and a price on layers that fire too little: a guard against dead neurons.
 
-    After the low-rate guard of sinabs' tutorials: the squared shortfall of a layer's mean rate below ``least``, relative
-    to it, summed over layers.
+    After the low-rate guard of sinabs' tutorials: the squared shortfall of a layer's mean rate below ``least``,
+    relative to it, summed over layers.
 
     Args:
         least: spikes per neuron and step.

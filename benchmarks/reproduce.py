@@ -1,9 +1,9 @@
 """Run what the result tables are made of.
 
-    python benchmarks/reproduce.py --list                          every run of the plan, and whether it has its row
-    python benchmarks/reproduce.py --missing --budget 8m           run what has none, and stop after eight minutes
-    python benchmarks/reproduce.py vgg7_iso/twin/0                 run a row anew, and compare it with the one that is kept
-    python benchmarks/reproduce.py vgg7_iso/twin/0 --keep          the same, and keep the new row
+    python benchmarks/reproduce.py --list                  every run of the plan, and whether it has its row
+    python benchmarks/reproduce.py --missing --budget 8m   run what has none, and stop after eight minutes
+    python benchmarks/reproduce.py vgg7_iso/twin/0         run a row anew, and compare it with the one that is kept
+    python benchmarks/reproduce.py vgg7_iso/twin/0 --keep  the same, and keep the new row
 
 The plan is benchmarks/plan.yaml. A run that is stopped, here or by a power cut, goes on from its last epoch the next
 time. CIFAR-10 is downloaded by torchvision, or read from a file: --npz data/cifar10.npz. More flags of spikesparse

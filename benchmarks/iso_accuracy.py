@@ -1,0 +1,133 @@
+"""Is it iso-accuracy? Sparse recipes beside their twin, over seeds, with intervals.
+
+    python benchmarks/iso_accuracy.py vgg7_iso [--twin twin] [--metric spikes_per_image]
+
+Reads results/<campaign>.csv and, of each row, which test images were right. A recipe is *iso-accurate* if its mean drop
+in test accuracy is at most 0.2 point and the upper end of the drop's 95 % interval at most 0.5; *within a point* if
+both are at most 1. The interval is a bootstrap over seeds and, within a seed, over test images: twin and sparse network
+of one seed are measured on the same drawn images. Fewer than five seeds decide nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from plan import ROOT, correct_of, rows_of
+
+SEEDS = 5  # that a verdict needs
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A recipe beside its twin; drops and their interval in points, the change of a count as a fraction.
+
+    Attributes:
+        recipe: its name.
+        seeds: those that both have.
+        accuracy: mean test accuracy of the recipe, in percent.
+        count: mean of its count per image.
+        change: mean of the count over that of the twin's, less one.
+        drop: mean drop in test accuracy.
+        low: lower end of the drop's 95 % interval.
+        high: upper end.
+    """
+
+    recipe: str
+    seeds: int
+    accuracy: float
+    count: float
+    change: float
+    drop: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """What the numbers allow to say."""
+        if self.seeds < SEEDS:
+            return f"open: {self.seeds} of {SEEDS} seeds"
+        if self.drop <= 0.2 and self.high <= 0.5:
+            return "iso-accuracy"
+        return "within a point" if self.drop <= 1.0 and self.high <= 1.0 else "less accurate"
+
+
+def drop_interval(twin: np.ndarray, sparse: np.ndarray, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean drop in accuracy, in points.
+
+    Args:
+        twin: bool (seeds, images), which images the twin of each seed classified right.
+        sparse: the same of the sparse network, on the same images.
+        draws: of the bootstrap.
+        seed: of its random numbers.
+    """
+    rng = np.random.default_rng(seed)
+    lost = twin.astype(np.int8) - sparse.astype(np.int8)
+    seeds, images = lost.shape
+    means = np.empty(draws)
+    for draw in range(draws):
+        chosen = rng.integers(seeds, size=seeds)
+        means[draw] = np.mean([lost[s, rng.integers(images, size=images)].mean() for s in chosen])
+    low, high = np.quantile(100 * means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def compare(campaign: str, twin: str, metric: str, results: Path) -> list[Comparison]:
+    """Every recipe of a campaign beside its twin, on the seeds that both have; the twin first."""
+    rows = {(row["recipe"], int(row["seed"])): row for row in rows_of(campaign, results)}
+    right = dict(correct_of(campaign, results))
+    found = []
+    for recipe in sorted({name for name, _ in rows}, key=lambda name: (name != twin, name)):
+        seeds = sorted(seed for name, seed in rows if name == recipe and (twin, seed) in rows)
+        if not seeds:
+            continue
+        before, after = (np.stack([right[f"{name}/{seed}"] for seed in seeds]) for name in (twin, recipe))
+        counts = [np.array([float(rows[name, seed][metric]) for seed in seeds]) for name in (twin, recipe)]
+        low, high = drop_interval(before, after) if recipe != twin else (0.0, 0.0)
+        found.append(
+            Comparison(
+                recipe,
+                len(seeds),
+                100 * float(after.mean()),
+                float(counts[1].mean()),
+                float(counts[1].mean() / counts[0].mean() - 1),
+                100 * float(before.mean() - after.mean()),
+                low,
+                high,
+            )
+        )
+    return found
+
+
+def table(comparisons: list[Comparison], metric: str) -> str:
+    """As Markdown."""
+    name = metric.replace("_per_image", "/image").replace("synops", "SynOps")
+    lines = [
+        f"| recipe | seeds | test accuracy | {name} | change | drop in points [95 %] | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for c in comparisons:
+        drop = "" if c is comparisons[0] else f"{c.drop:+.2f} [{c.low:+.2f}, {c.high:+.2f}]"
+        change, verdict = ("", "") if c is comparisons[0] else (f"{100 * c.change:+.1f} %", c.verdict)
+        lines.append(
+            f"| {c.recipe} | {c.seeds} | {c.accuracy:.2f} % | {c.count:,.0f} | {change} | {drop} | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table of a campaign."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("campaign")
+    parser.add_argument("--twin", default="twin")
+    parser.add_argument("--metric", default="spikes_per_image", choices=["spikes_per_image", "synops_per_image"])
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    asked = parser.parse_args()
+    print(table(compare(asked.campaign, asked.twin, asked.metric, asked.results), asked.metric))
+
+
+if __name__ == "__main__":
+    main()
