@@ -547,3 +547,17 @@ def test_as_many_pools_as_the_image_allows(pooling):
 def test_an_input_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"reads \(T, B, 2, 7, 6\)"):
         tiny()(torch.zeros(shape))
+
+
+def test_he_initialisation_is_lees():
+    """Variance 2 / (3 * 3 * channels) of a convolution, 2 / features of a linear layer."""
+    net = SpikingVGG("64-64-P-F256", norm="none", initialization="he", input_shape=(3, 16, 16))
+    for name, fan_in in (("conv2", 9 * 64), ("fc1", 64 * 8 * 8)):
+        weights = net.layers[name].weights.weight
+        assert float(weights.std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.02)
+        assert abs(float(weights.mean())) < 0.05 * float(weights.std())
+
+
+def test_an_initialisation_that_would_not_be_read_is_refused():
+    with pytest.raises(UserError, match=r"--model\.net\.initialization=he: only --model\.net\.norm=none"):
+        SpikingVGG("4-P", initialization="he")

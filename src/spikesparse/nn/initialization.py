@@ -10,6 +10,8 @@ HIDDEN_RATE = 0.2  # the firing rate that the initialisation aims at, in every l
 # P(N(0, 1) >= q) = HIDDEN_RATE: a current of standard deviation threshold / q drives a resting neuron at that rate.
 _QUANTILE = 0.8416212335729143
 
+INITIALIZATIONS = ("firing", "he")  # for networks without BatchNorm
+
 # Mean square of what arrives behind each pooling of spikes at HIDDEN_RATE r: max of four, mean of four, a fourth.
 _AFTER_POOL = {
     "max": 1 - (1 - HIDDEN_RATE) ** 4,
@@ -34,5 +36,12 @@ def init_firing(layer: nn.Conv2d | nn.Linear, mean_square: float, threshold: flo
     """
     fan_in = layer.weight[0].numel()
     nn.init.normal_(layer.weight, 0.0, threshold / _QUANTILE / math.sqrt(fan_in * mean_square))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def init_he(layer: nn.Conv2d | nn.Linear) -> None:
+    """Draw normal weights of variance 2 / fan-in: He et al. 2015 (arXiv 1502.01852), as Lee et al. 2020 start."""
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -11,7 +11,7 @@ from torch import nn
 from spikesparse.errors import UserError, choose
 from spikesparse.nn.architecture import parse_architecture
 from spikesparse.nn.fanout import Incoming
-from spikesparse.nn.initialization import init_firing, mean_square_after
+from spikesparse.nn.initialization import INITIALIZATIONS, init_firing, init_he, mean_square_after
 from spikesparse.nn.layer import SpikingLayer
 from spikesparse.nn.network import READOUTS, SpikingStack
 from spikesparse.nn.neurons import LIF, SpikingNeuron
@@ -42,7 +42,9 @@ class SpikingVGG(SpikingStack):
         learn_threshold: train one threshold per layer.
         surrogate: "atan", "sigmoid", "fast_sigmoid", "triangle", "rectangle" or "lee2020".
         surrogate_slope: None takes the surrogate's own.
-        norm: "batch" (BatchNorm over T * B) or "none" (with an initialisation that keeps the network firing).
+        norm: "batch" (BatchNorm over T * B) or "none".
+        initialization: without BatchNorm, "firing" (weights that keep every layer firing) or "he" (variance 2 / fan-in,
+            Lee et al. 2020); with it, torch's own is taken, whose scale BatchNorm undoes.
         pooling: "max", "average" (plain), "spiking_average" (Lee 2020) or "strided" (the convolution before each P
             gets stride 2; Springenberg et al. 2015, arXiv 1412.6806).
         dropout: probability, behind every hidden neuron layer; one mask per sample for all T.
@@ -81,6 +83,7 @@ class SpikingVGG(SpikingStack):
         surrogate: str = "atan",
         surrogate_slope: float | None = None,
         norm: str = "batch",
+        initialization: str = "firing",
         pooling: str = "max",
         dropout: float = 0.0,
         readout: str = "mean",
@@ -89,6 +92,9 @@ class SpikingVGG(SpikingStack):
         neuron: Callable[[], SpikingNeuron] | None = None,
     ) -> None:
         choose("norm", norm, NORMS, "--model.net.norm")
+        choose("initialization", initialization, INITIALIZATIONS, "--model.net.initialization")
+        if initialization != "firing" and norm == "batch":
+            raise UserError(f"--model.net.initialization={initialization}: only --model.net.norm=none reads it.")
         choose("pooling", pooling, POOLINGS, "--model.net.pooling")
         choose("readout", readout, READOUTS, "--model.net.readout")
         if timesteps < 1:
@@ -139,8 +145,10 @@ class SpikingVGG(SpikingStack):
                 weights = nn.Conv2d(incoming.shape[0], size, 3, stride=stride, padding=1, bias=False)
             else:
                 weights = nn.Linear(incoming.features, size, bias=False)
-            if norm == "none":
+            if norm == "none" and initialization == "firing":
                 init_firing(weights, mean_square, threshold)
+            elif norm == "none":
+                init_he(weights)
             mean_square = mean_square_after(pooling if pooled else None)
             batch_norm = (nn.BatchNorm2d if kind == "conv" else nn.BatchNorm1d)(size) if norm == "batch" else None
             pool = make_pool() if pooled else None
