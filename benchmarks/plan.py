@@ -121,7 +121,7 @@ def row_of(run: Run, folder: Path, command: list[str], minutes: float) -> dict[s
         "spikes_per_image": f"{result['spikes']:.1f}",
         "spike_rate": f"{result['rate']:.5f}",
         "synops_per_image": f"{result['synops']:.0f}",
-        "first_layer_macs": f"{bill['total']['macs_per_image']:.0f}",
+        "first_layer_macs": f"{bill['rows']['total']['macs_per_image'] or 0:.0f}",
         "energy_uj_per_image": f"{result['energy_uj']:.4f}",
         "fit_minutes": f"{minutes:.1f}",
         "hardware": result["hardware"],

@@ -553,7 +553,7 @@ def test_he_initialisation_is_lees():
     """Variance 2 / (3 * 3 * channels) of a convolution, 2 / features of a linear layer."""
     net = SpikingVGG("64-64-P-F256", norm="none", initialization="he", input_shape=(3, 16, 16))
     for name, fan_in in (("conv2", 9 * 64), ("fc1", 64 * 8 * 8)):
-        weights = net.layers[name].weights.weight
+        weights = net.layers[name].weights.weight.detach()
         assert float(weights.std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.02)
         assert abs(float(weights.mean())) < 0.05 * float(weights.std())
 

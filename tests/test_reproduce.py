@@ -1,0 +1,198 @@
+"""The plan of runs, the script that makes them, and the statistics of iso-accuracy."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs/experiment/digits.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.mark.filterwarnings("ignore")  # LightningCLI's, of being called from Python
+def test_every_command_of_the_plan_is_understood(cifar_like):
+    """One run of each recipe, parsed as the command line parses it."""
+    from plan import read_plan
+
+    from spikesparse.cli import SpikeCLI
+
+    class Parsed(Exception):
+        pass
+
+    class OnlyParse(SpikeCLI):
+        def before_instantiate_classes(self):
+            raise Parsed
+
+    sys.path.append(str(ROOT))  # as if called from the checkout: a recipe may name benchmarks.ideas
+    _, runs = read_plan()
+    for run in {(run.campaign, run.recipe): run for run in runs}.values():
+        words = [word.replace("configs/", f"{ROOT}/configs/") for word in run.arguments]
+        with pytest.raises(Parsed):
+            OnlyParse(["fit", *words[1:], "--data.source=npz", f"--data.data_dir={cifar_like}"])
+
+
+@pytest.fixture
+def cifar_like(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 40), ("test", 20)):
+        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+        arrays[f"y_{split}"] = np.arange(count) % 10
+    np.savez(tmp_path / "cifar.npz", **arrays)
+    return tmp_path / "cifar.npz"
+
+
+def test_a_recipe_stands_below_the_one_that_it_starts_from(tmp_path):
+    from plan import read_plan
+
+    plan = {"c": {"config": "x.yaml", "seeds": [0], "recipes": {"a": ["--model.init_from={b}"], "b": []}}}
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(plan, sort_keys=False))
+    with pytest.raises(ValueError, match="c/a/0 needs b"):
+        read_plan(path)
+
+
+def test_guard_prices_the_shortfall_of_each_layer():
+    import torch
+    from ideas import GuardedPenalty
+
+    from spikesparse import SpikePenalty, SpikingVGG
+
+    net = SpikingVGG("4-P-F6", input_shape=(3, 8, 8), timesteps=3)  # in training mode: BatchNorm keeps it firing
+    with torch.no_grad():
+        tally = net(torch.rand(5, 3, 8, 8)).tally
+    rates = [float(s.sum()) / (5 * 3 * n) for s, n in zip(tally.spikes, tally.layers.neurons.values(), strict=True)]
+    least = 2 * max(rates)
+    expected = float(SpikePenalty()(tally)) + sum(0.5 * (1 - rate / least) ** 2 for rate in rates)
+    assert float(GuardedPenalty(least, 0.5)(tally)) == pytest.approx(expected, rel=1e-6)
+    assert float(GuardedPenalty(min(rates), 0.5)(tally)) == pytest.approx(float(SpikePenalty()(tally)), rel=1e-6)
+
+
+# Statistics
+
+
+def test_interval_is_that_of_the_normal_approximation_for_one_seed():
+    """10,000 images, 300 lost and 200 won: the drop is 1 point and its standard error sqrt(0.05 - 0.01^2) / 100."""
+    from iso_accuracy import drop_interval
+
+    twin, sparse = np.ones((1, 10_000), bool), np.ones((1, 10_000), bool)
+    sparse[0, :300] = False
+    twin[0, 300:500] = False
+    low, high = drop_interval(twin, sparse)
+    error = 100 * (0.05 - 0.01**2) ** 0.5 / 100
+    assert low == pytest.approx(1 - 1.96 * error, abs=0.05)
+    assert high == pytest.approx(1 + 1.96 * error, abs=0.05)
+
+
+def test_interval_sees_the_spread_over_seeds():
+    """Drops of 0 and 2 points, without noise within a seed: two seeds drawn have means 0, 1, 1 or 2."""
+    from iso_accuracy import drop_interval
+
+    twin, sparse = np.ones((2, 400), bool), np.ones((2, 400), bool)
+    sparse[1] = False
+    assert drop_interval(twin, sparse) == (0.0, 100.0)
+    assert drop_interval(twin, twin) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "drop", "high", "verdict"),
+    [
+        (5, 0.2, 0.5, "iso-accuracy"),
+        (5, 0.1, 0.6, "within a point"),
+        (5, 0.9, 1.0, "within a point"),
+        (5, 0.9, 1.2, "less accurate"),
+        (4, 0.0, 0.1, "open: 4 of 5 seeds"),
+    ],
+)
+def test_verdict(seeds, drop, high, verdict):
+    from iso_accuracy import Comparison
+
+    assert Comparison("r", seeds, 78.0, 1.0, -0.7, drop, -1.0, high).verdict == verdict
+
+
+def test_rows_and_right_images_are_kept_and_replaced(tmp_path):
+    from iso_accuracy import compare, table
+    from plan import COLUMNS, add_row, correct_of, rows_of
+
+    rng = np.random.default_rng(1)
+    kept = {}
+    for recipe, seed, spikes in (("twin", 0, 100), ("quiet", 0, 50), ("twin", 1, 300), ("quiet", 1, 50)):
+        row = dict.fromkeys(COLUMNS, "") | {"recipe": recipe, "seed": seed, "spikes_per_image": spikes}
+        kept[f"{recipe}/{seed}"] = rng.random(37) < 0.8
+        add_row("c", row, kept[f"{recipe}/{seed}"], tmp_path)
+    kept["quiet/1"] = ~kept["quiet/1"]
+    add_row("c", row | {"spikes_per_image": 30}, kept["quiet/1"], tmp_path)
+    assert [r["spikes_per_image"] for r in rows_of("c", tmp_path)] == ["100", "50", "300", "30"]
+    found = dict(correct_of("c", tmp_path))
+    assert set(found) == set(kept)
+    for name, values in kept.items():
+        assert (found[name] == values).all()
+    twin, quiet = compare("c", "twin", "spikes_per_image", tmp_path)
+    assert twin.recipe == "twin"
+    assert quiet.change == pytest.approx(40 / 200 - 1)
+    before, after = (np.mean([kept[f"{r}/{s}"].mean() for s in (0, 1)]) for r in ("twin", "quiet"))
+    assert quiet.drop == pytest.approx(100 * (before - after))
+    assert "| quiet | 2 |" in table([twin, quiet], "spikes_per_image")
+
+
+# Whole runs
+
+
+@pytest.fixture
+def tiny_plan(tmp_path, tiny_args):
+    flags = [a for a in tiny_args if "enable_" not in a]
+    plan = {
+        "tiny": {
+            "config": str(CONFIG),
+            "flags": flags,
+            "seeds": [0],
+            "recipes": {
+                "twin": ["--sparsity.end_value=0"],
+                "quiet": ["--sparsity.end_value=1", "--model.init_from={twin}"],
+            },
+        }
+    }
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(plan, sort_keys=False))
+    return path
+
+
+def reproduce(plan, *args):
+    command = [sys.executable, str(ROOT / "benchmarks/reproduce.py"), "--plan", str(plan), "--results", "kept", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.slow
+def test_missing_rows_are_made_once_and_a_stopped_run_goes_on(tiny_plan):
+    stopped = reproduce(tiny_plan, "--missing", "--budget", "2s")  # not long enough to import torch and train
+    assert stopped.returncode == 0, stopped.stderr
+    assert "the time is over: tiny/twin/0" in stopped.stdout
+    made = reproduce(tiny_plan, "--missing")
+    assert made.returncode == 0, made.stderr
+    assert "2 of 2 rows are there" in made.stdout
+    with Path("kept/tiny.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["recipe"] for row in rows] == ["twin", "quiet"]
+    assert all(float(row["spikes_per_image"]) > 0 and 0 <= float(row["accuracy_val"]) <= 1 for row in rows)
+    assert "checkpoints/best.ckpt" in rows[1]["command"]
+    assert "nothing to do" in reproduce(tiny_plan, "--missing").stdout
+    again = reproduce(tiny_plan, "tiny/twin/0")
+    assert f"accuracy_test {rows[0]['accuracy_test']}   kept row: {rows[0]['accuracy_test']}" in again.stdout
+    assert f"spikes_per_image {rows[0]['spikes_per_image']}   kept" in again.stdout
+    assert len(list(Path("runs").glob("digits-*/seed0-earlier1"))) >= 1
+
+
+def test_list_and_unknown_names(tiny_plan):
+    assert "0 of 2 rows are there" in reproduce(tiny_plan, "--list").stdout
+    unknown = reproduce(tiny_plan, "tiny/nothing/0")
+    assert unknown.returncode == 2
+    assert "not in the plan" in unknown.stderr
