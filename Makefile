@@ -23,7 +23,7 @@ CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train compare test test-all lint format types docs docs-serve crosscheck overhead peers benchmark \
-  tensorboard report rename clean
+  reproduce tensorboard report rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -97,6 +97,9 @@ peers: $(PEERS:%=.peers/%/.ready) ## install SpikingJelly, snnTorch, norse and s
 
 benchmark: $(READY) peers ## time and memory of a training step beside the peers and the limit
 	$(RUN) benchmarks/train_step.py $(ARGS)
+
+reproduce: $(READY) ## make the rows that results/ lacks of benchmarks/plan.yaml (ARGS: --budget 8m, --only TEXT, --npz FILE)
+	@$(RUN) benchmarks/reproduce.py --missing $(ARGS)
 
 tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-parameters
 	@echo "dashboard: http://localhost:6006/#custom_scalars"

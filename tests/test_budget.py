@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,16 +149,19 @@ def test_a_drop_that_was_never_kept_leaves_lambda_at_its_initial_value():
 
 
 BAD = {
-    ("target=5", "max_accuracy_drop=0.1"): ["--budget.target=5", "--budget.max_accuracy_drop=0.1", "one of the two"],
+    ("target=5", "max_accuracy_drop=0.1"): ["--budget.target=5", "--budget.max_accuracy_drop=0.1", "name one of them"],
     ("target=0",): ["--budget.target=0", "above 0"],
     ("target=-5",): ["--budget.target=-5", "above 0"],
     ("target=nan",): ["budget.target", "nan"],
     ("target=5", "by=energy"): ["--budget.by='energy'", "spikes, synops"],
     ("max_accuracy_drop=0.1",): ["--budget.baseline="],
-    ("max_accuracy_drop=1.5", "baseline=0.9"): ["--budget.max_accuracy_drop=1.5", "0.01 is one point"],
+    ("max_accuracy_drop=1.5", "baseline=0.9"): ["--budget.max_accuracy_drop=1.5", "0.01 is one percent"],
     ("max_accuracy_drop=0.1", "baseline=84"): ["--budget.baseline=84", "0.84"],
     ("max_accuracy_drop=0.1", "baseline=none.ckpt"): ["--budget.baseline=none.ckpt", "no such file"],
     ("baseline=0.9",): ["--budget.baseline=0.9", "--budget.max_accuracy_drop"],
+    ("reduction=0.7",): ["--budget.reduction=0.7", "of what?"],
+    ("reduction=0.7", "baseline=0.9"): ["--budget.reduction=0.7", "<a checkpoint>"],
+    ("reduction=70", "baseline=a.ckpt"): ["--budget.reduction=70", "a fraction"],
     ("target=5", "initial=0"): ["--budget.initial=0", "0.01 and 100"],
     ("target=5", "tolerance=-1"): ["--budget.tolerance=-1"],
 }
@@ -348,13 +352,28 @@ def test_a_checkpoint_is_a_baseline_and_the_quietest_within_the_drop_is_kept(tin
     assert spikes[best["epoch"]] == min(spikes)
 
 
+@quiet
+def test_a_reduction_is_a_target_below_what_the_baseline_spends(tiny_args, tmp_path):
+    twin = SpikeCLI(["fit", *tiny_args, "--sparsity.end_value=0"])
+    spent = twin.model.measured["efficiency/spikes_per_image/val"]
+    baseline = tmp_path / "baseline.ckpt"
+    shutil.copy(twin.run_folder / "checkpoints/last.ckpt", baseline)
+    args = ["fit", *tiny_args, "--budget.reduction=0.25", f"--budget.baseline={baseline}"]
+    first = SpikeCLI(args)
+    assert in_force(first.trainer).target == pytest.approx(0.75 * spent)
+    baseline.unlink()  # a resumed run does not need it
+    last = first.run_folder / "checkpoints/last.ckpt"
+    again = SpikeCLI([*args, f"--ckpt_path={last}", "--trainer.max_epochs=5"])
+    assert in_force(again.trainer).target == in_force(first.trainer).target
+
+
 # ---- the twin -----------------------------------------------------------------------------------------------------
 
 
 def test_the_twin_of_a_budget_has_none(tmp_path):
     (tmp_path / "b.yaml").write_text(yaml.safe_dump({"budget": {"target": 5}}))
     plain = ["--sparsity.start_value=0", "--sparsity.end_value=0"]
-    off = ["--budget.target=null", "--budget.max_accuracy_drop=null", "--budget.baseline=null"]
+    off = [f"--budget.{name}=null" for name in ("target", "reduction", "max_accuracy_drop", "baseline")]
     for args, added in (
         (["--data.source=digits"], []),
         (["--budget.by=synops"], []),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 #: What sets a budget, of ``--budget``: null in all of them is none.
-BUDGETS = ("target", "max_accuracy_drop", "baseline")
+BUDGETS = ("target", "reduction", "max_accuracy_drop", "baseline")
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -39,9 +39,10 @@ class SpikeBudget(SparsityWeight):
 
     Args:
         target: spikes, or synaptic operations, per image of the validation split; above 0.
+        reduction: the target as what is to be cut of a baseline checkpoint's own count, as a fraction: 0.7 leaves 30 %.
         by: what is counted, "spikes" or "synops".
         max_accuracy_drop: validation accuracy that may be lost against the baseline, as a fraction: 0.01 is a point.
-        baseline: validation accuracy as a fraction (0.84), or a checkpoint whose own is read.
+        baseline: validation accuracy as a fraction (0.84), or a checkpoint whose own accuracy or count is read.
         initial: lambda in the first epoch of the ramp.
         tolerance: how far above the target a best checkpoint may be, as a fraction of the target.
         schedule: of the ramp, as in :class:`spikesparse.SparsityAnnealing`, whose three flags the command line uses.
@@ -49,8 +50,9 @@ class SpikeBudget(SparsityWeight):
         end_epoch: epoch from which the target holds; None is half of ``trainer.max_epochs``.
 
     Raises:
-        UserError: for a target and a drop at once, a drop without a baseline or the reverse, values out of range, a
-            checkpoint that does not tell its validation accuracy, or a training without validation.
+        UserError: for more than one of target, reduction and drop, a reduction or drop without a baseline or the
+            reverse, values out of range, a checkpoint that does not tell what was measured of it, or a training without
+            validation.
     """
 
     precedence = 1
@@ -63,16 +65,18 @@ class SpikeBudget(SparsityWeight):
         baseline: float | str | None = None,
         initial: float = 0.2,
         tolerance: float = 0.02,
+        reduction: float | None = None,
         schedule: ScheduleName | Callable[[float], float] | str = "linear",
         start_epoch: int = 0,
         end_epoch: int | None = None,
     ) -> None:
-        _check(target, max_accuracy_drop, baseline)
+        _check(target, max_accuracy_drop, baseline, reduction)
         if not LEAST <= initial <= LARGEST:
             raise UserError(f"--budget.initial={initial}: lambda must lie between {LEAST} and {LARGEST:g}.")
         if not 0.0 <= tolerance < 1.0:
             raise UserError(f"--budget.tolerance={tolerance}: a fraction of the target, from 0 to below 1.")
         self.target, self.by, self.drop = target, choose("count", by, COUNTED, "--budget.by"), max_accuracy_drop
+        self.reduction = reduction
         self.initial, self.tolerance, self.ramp = initial, tolerance, Ramp(schedule, start_epoch, end_epoch)
         self._asked_baseline = baseline
         self.baseline = float(baseline) if isinstance(baseline, int | float) else None
@@ -86,7 +90,7 @@ class SpikeBudget(SparsityWeight):
     @property
     def active(self) -> bool:  # type: ignore[override]
         """Whether a budget is asked for."""
-        return self.target is not None or self.drop is not None
+        return not (self.target is None and self.drop is None and self.reduction is None)
 
     @property
     def chooses_by(self) -> tuple[str, str] | None:  # type: ignore[override]
@@ -161,7 +165,8 @@ class SpikeBudget(SparsityWeight):
     @property
     def choice(self) -> str:
         """What the best checkpoint is chosen among."""
-        return f"{self.target} {self.by} {self.tolerance} {self.drop} {self._asked_baseline}"
+        asked = self.target if self.reduction is None else f"less {self.reduction}"
+        return f"{asked} {self.by} {self.tolerance} {self.drop} {self._asked_baseline}"
 
     @property
     def none_chosen(self) -> str:
@@ -190,8 +195,11 @@ class SpikeBudget(SparsityWeight):
             raise UserError(
                 "--budget: it goes by validation, and this training has none (--trainer.limit_val_batches=0?)."
             )
-        if self.baseline is None and isinstance(self._asked_baseline, str):
-            self.baseline = _accuracy_of(self._asked_baseline)
+        if self.reduction is not None and self.target is None:
+            assert isinstance(self._asked_baseline, str), "a reduction has a checkpoint as its baseline"
+            self.target = (1.0 - self.reduction) * _told_by(self._asked_baseline, self.watched)
+        if self.drop is not None and self.baseline is None and isinstance(self._asked_baseline, str):
+            self.baseline = _told_by(self._asked_baseline, self.watched)
         others = [c for c in trainer.callbacks if isinstance(c, SparsityAnnealing)]  # type: ignore[attr-defined]
         unread = [name for name in ("start_value", "end_value") if any(getattr(c, name) for c in others)]
         if unread and trainer.is_global_zero:
@@ -239,6 +247,7 @@ class SpikeBudget(SparsityWeight):
             **{"watched": self.watched, "end_epoch": self.ramp.end_epoch, "weight": self.weight},
             **{"first": self._first, "error": self._error, "gain": self._gain, "within": self._within},
             **{"measured": self._measured, "baseline": (self._asked_baseline, self.baseline)},
+            "reduced": (self.reduction, self._asked_baseline, self.target),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -253,25 +262,33 @@ class SpikeBudget(SparsityWeight):
         asked, known = state_dict["baseline"]
         if asked == self._asked_baseline:  # its file may be gone
             self.baseline = known
+        *reduced, target = state_dict.get("reduced", (None, None, None))
+        if self.reduction is not None and reduced == [self.reduction, self._asked_baseline]:
+            self.target = target
 
 
-def _check(target: float | None, drop: float | None, baseline: float | str | None) -> None:
-    if target is not None and drop is not None:
-        raise UserError(
-            f"--budget.target={target:g} and --budget.max_accuracy_drop={drop:g}: name one of the two; the other one "
-            "follows."
-        )
+def _check(target: float | None, drop: float | None, baseline: float | str | None, reduction: float | None) -> None:
+    asked = {"target": target, "reduction": reduction, "max_accuracy_drop": drop}
+    named = [f"--budget.{name}={value:g}" for name, value in asked.items() if value is not None]
+    if len(named) > 1:
+        raise UserError(f"{' and '.join(named)}: name one of them; the others follow.")
     if target is not None and not 0.0 < target < math.inf:
         raise UserError(f"--budget.target={target}: spikes or SynOps per image, above 0.")
-    if drop is not None and not 0.0 <= drop < 1.0:
-        raise UserError(f"--budget.max_accuracy_drop={drop}: a fraction, from 0 to below 1; 0.01 is one point.")
+    for name, value in (("reduction", reduction), ("max_accuracy_drop", drop)):
+        if value is not None and not 0.0 <= value < 1.0:
+            raise UserError(f"--budget.{name}={value}: a fraction, from 0 to below 1; 0.01 is one percent.")
     if drop is not None and baseline is None:
         raise UserError(
             f"--budget.max_accuracy_drop={drop:g}: against what? Name --budget.baseline=<accuracy as a fraction, or a "
             "checkpoint>."
         )
-    if drop is None and baseline is not None:
-        raise UserError(f"--budget.baseline={baseline}: it is for --budget.max_accuracy_drop, which is not named.")
+    if reduction is not None and not isinstance(baseline, str):
+        raise UserError(f"--budget.reduction={reduction:g}: of what? Name --budget.baseline=<a checkpoint>.")
+    if drop is None and reduction is None and baseline is not None:
+        raise UserError(
+            f"--budget.baseline={baseline}: it is for --budget.max_accuracy_drop and --budget.reduction, and neither is "
+            "named."
+        )
     if not isinstance(baseline, str | None) and not 0.0 < baseline <= 1.0:
         raise UserError(f"--budget.baseline={baseline}: an accuracy is a fraction: 0.84, not 84.")
 
@@ -283,14 +300,14 @@ def _measured(pl_module: LightningModule, tag: str) -> float:
     return float(values[tag])
 
 
-def _accuracy_of(path: str) -> float:
-    """Validation accuracy that a checkpoint tells of itself."""
+def _told_by(path: str, tag: str) -> float:
+    """What a checkpoint tells of its own validation."""
     from spikesparse.checkpoints import read_checkpoint  # not above: it imports this package
 
-    accuracy = (read_checkpoint(path, "--budget.baseline").get("measured") or {}).get("accuracy/val")
-    if not isinstance(accuracy, float):
+    value = (read_checkpoint(path, "--budget.baseline").get("measured") or {}).get(tag)
+    if not isinstance(value, float):
         raise UserError(
-            f"--budget.baseline={path}: the checkpoint does not tell its validation accuracy, it is of an earlier "
-            "version. Name the accuracy itself, as a fraction: `spikesparse validate --ckpt_path` measures it."
+            f"--budget.baseline={path}: the checkpoint does not tell its {tag}, it is of an earlier version. Name the "
+            "value itself: `spikesparse validate --ckpt_path` measures it."
         )
-    return accuracy
+    return value
