@@ -286,8 +286,8 @@ def _check(target: float | None, drop: float | None, baseline: float | str | Non
         raise UserError(f"--budget.reduction={reduction:g}: of what? Name --budget.baseline=<a checkpoint>.")
     if drop is None and reduction is None and baseline is not None:
         raise UserError(
-            f"--budget.baseline={baseline}: it is for --budget.max_accuracy_drop and --budget.reduction, and neither is "
-            "named."
+            f"--budget.baseline={baseline}: it is for --budget.max_accuracy_drop and --budget.reduction, neither "
+            "of which is named."
         )
     if not isinstance(baseline, str | None) and not 0.0 < baseline <= 1.0:
         raise UserError(f"--budget.baseline={baseline}: an accuracy is a fraction: 0.84, not 84.")
