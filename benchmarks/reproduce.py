@@ -22,6 +22,7 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
 from plan import ROOT, Run, add_row, correct_images, missing, read_plan, row_of, rows_of
 
 sys.path.insert(0, str(ROOT / "src"))
@@ -51,7 +52,8 @@ def seconds(text: str) -> float:
 
 def arguments_of(run: Run, data: list[str], more: list[str], campaign: list[Run]) -> list[str]:
     """The command line of a run, with the checkpoints that it needs filled in."""
-    words = [*run.arguments, *data, *more]
+    config = yaml.safe_load((ROOT / run.arguments[2]).read_text())
+    words = [*run.arguments, *(data if config["data"]["source"] == "cifar10" else []), *more]
     for name in run.needs:
         needed = next(r for r in campaign if (r.recipe, r.seed) == (name, run.seed))
         best = folder_of(arguments_of(needed, data, more, campaign), run.seed) / "checkpoints/best.ckpt"
