@@ -56,11 +56,19 @@ def write_figure(table: list[Row], path: Path, title: str, cifar10: bool, split:
         labels: dict[str, Any] = {}
         for axes in (relative, without, whole):
             labels |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(
-            list(labels.values()), list(labels), loc="outside lower left", ncols=len(labels), frameon=False, fontsize=9
+        legend = figure.legend(
+            list(labels.values()),
+            list(labels),
+            loc="outside lower left",
+            ncols=len(labels),
+            frameon=False,
+            fontsize=9,
+            title=_note(cifar10, twin is not None),
+            title_fontsize=8,
+            alignment="left",
         )
+        legend.get_title().set_color("#6a717b")
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        figure.supxlabel(_note(cifar10, twin is not None), x=0.01, ha="left", fontsize=8, color="#6a717b")
         partial = path.with_name(f".{path.name}.partial")
         figure.savefig(partial, format="png")
         os.replace(partial, path)

@@ -10,7 +10,7 @@ from typing import Any
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.runs import config_digest
-from spikesparse.search.space import Space
+from spikesparse.search.space import RAMP, Space
 
 OBJECTIVES = ("synops", "spikes")
 
@@ -61,7 +61,7 @@ def make_plan(name: str, folder: Path, args: list[str], space: Space, objective:
     for flag in (arg.split("=", 1)[0] for arg in args):
         if flag in ("--ckpt_path", "--print_config") or flag.startswith("--trainer.logger"):
             raise UserError(f"{flag}: a study sets this itself.")
-        searched = {f"--{drawn}" for drawn in space.drawn} | {"--sparsity.start_epoch", "--sparsity.end_epoch"}
+        searched = {f"--{RAMP.get(drawn, drawn)}" for drawn in space.drawn}
         if flag in searched:
             raise UserError(f"{flag}: the search sets this (--space); leave it out, or search a space without it.")
     config = _parsed([*args, *space.twin_flags(2), *_any_point(space)])

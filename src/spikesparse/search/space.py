@@ -16,8 +16,8 @@ from spikesparse.paths import CONFIGS
 
 DEFAULT = CONFIGS / "search" / "default.yaml"
 LAMBDA = "sparsity.end_value"
-#: Shares of ``--trainer.max_epochs``, so that one space serves runs of any length.
-RAMP = ("ramp.start", "ramp.end")
+#: Shares of ``--trainer.max_epochs``, so that one space serves runs of any length -> the flags that they become.
+RAMP = {"ramp.start": "sparsity.start_epoch", "ramp.end": "sparsity.end_epoch"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Space:
         plain = {name: value for name, value in values.items() if name not in RAMP}
         start = math.floor(values.get("ramp.start", 0.0) * epochs)
         if "ramp.start" in values:
-            plain["sparsity.start_epoch"] = start
+            plain[RAMP["ramp.start"]] = start
         if "ramp.end" in values:  # at the latest in the last epoch: the best checkpoint is chosen from here on
-            plain["sparsity.end_epoch"] = min(epochs - 1, max(start, round(values["ramp.end"] * epochs)))
+            plain[RAMP["ramp.end"]] = min(epochs - 1, max(start, round(values["ramp.end"] * epochs)))
         return [f"--{name}={_text(value)}" for name, value in plain.items()]
 
     def twin_flags(self, epochs: int) -> list[str]:
