@@ -19,13 +19,14 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from spikesparse.__main__ import main
-from spikesparse.search import figure
+from spikesparse.search import figure, worker
 from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
 from spikesparse.search.locks import FileLock
 from spikesparse.search.plan import Plan
 from spikesparse.search.published import SORBARO, SORBARO_FIRST_LAYER
 from spikesparse.search.space import DEFAULT, Space, read_space
-from spikesparse.search.study import open_study, origin, take_up_lost_trials
+from spikesparse.search.study import hand_back, open_study, origin, take_up_lost_trials
+from spikesparse.search.trial import TrialFailed
 
 SPACE = {
     "search": {
@@ -197,6 +198,56 @@ def test_a_trial_whose_worker_died_while_it_drew_is_queued_again():
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING", "WAITING"]
     assert again.user_attrs["twin"]
     assert origin(again) == 0
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Trials that only say what they would have trained; `during` may do something in the meantime."""
+    trained, during = [], []
+
+    def train(folder, args):
+        trained.append((folder.name, args))
+        for do in during:
+            do(len(trained))
+        return folder, 0
+
+    counts = {name: 1.0 for name in ("accuracy_val", "spikes", "synops", "energy_uj", "first_layer_macs")}
+    monkeypatch.setattr(worker, "train", train)
+    monkeypatch.setattr(worker, "measured", lambda run: (run / "best.ckpt", {**counts, "first_layer_synops": 0.0}))
+    return trained, during
+
+
+def test_a_slow_worker_whose_trial_was_taken_up_goes_on_with_the_next(untrained, capsys):
+    trained, during = untrained
+    plan = a_plan(trials=4)
+    study = open_study(plan, url(plan), 30, 120)
+
+    def take_for_lost(count):
+        if count == 2:
+            (trial,) = study.get_trials(states=(TrialState.RUNNING,))
+            study.tell(trial.number, state=TrialState.FAIL)
+            hand_back(study, trial)
+
+    during.append(take_for_lost)
+    worker.work(study, plan, poll=0.1)
+    assert "trial 1: taken for lost" in capsys.readouterr().out
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert trained[2] == trained[1]  # the same folder, the same flags
+    assert trained[0][1] == ["--x=1", *plan.space.twin_flags(10)]
+
+
+def test_failed_trials_are_replaced_and_a_search_that_only_fails_gives_up(untrained, capsys):
+    during, plan = untrained[1], a_plan(trials=3)
+
+    def fail(count):
+        if count != 2:
+            raise TrialFailed("the loss is not finite.")
+
+    during.append(fail)
+    with pytest.raises(ValueError, match=r"3 trials failed and 1 finished, the last with the loss is not finite\."):
+        worker.work(open_study(plan, url(plan), 30, 120), plan, poll=0.1)
+    during.clear()
+    assert "trial 0: failed, the loss is not finite. See trial0000/train.log" in capsys.readouterr().out
 
 
 def test_sorbaros_first_layer_is_what_a_walk_over_its_borders_counts():

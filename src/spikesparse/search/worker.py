@@ -67,8 +67,9 @@ def _run_one(study: Study, plan: Plan, turn: FileLock) -> None:
     try:
         study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[tell])
     except (ValueError, AssertionError, UpdateFinishedTrialError):
-        # Optuna's words for a trial that was taken up by another: this worker gave no sign of life for too long.
-        if not mine or study.trials[mine[0]].state != TrialState.FAIL:
+        # Optuna's words for a trial that another has taken up: this worker gave no sign of life for too long.
+        later = {origin(trial) for trial in study.trials if mine and trial.number > mine[0]}
+        if not mine or origin(study.trials[mine[0]]) not in later:
             raise
         print(f"trial {mine[0]}: taken for lost, and with another worker by now", flush=True)
 
