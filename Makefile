@@ -22,8 +22,8 @@ export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare test test-all lint format types docs docs-serve crosscheck overhead peers benchmark \
-  reproduce tensorboard report rename clean
+.PHONY: help setup train compare pareto test test-all lint format types docs docs-serve crosscheck overhead peers \
+  benchmark reproduce tensorboard report rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,12 @@ train: $(READY) ## train and test EXPERIMENT (default: digits) with ARGS
 
 compare: $(READY) ## train EXPERIMENT and its accuracy-only twin, and compare spikes and accuracy
 	@$(RUN) -m spikesparse compare $(CONFIG) $(ARGS)
+
+WORKERS ?= 1
+TRIALS ?= 24
+
+pareto: $(READY) ## search EXPERIMENT for accurate and quiet networks: TRIALS in all, WORKERS at once; goes on if stopped
+	@$(RUN) -m spikesparse pareto $(CONFIG) --trials=$(TRIALS) --workers=$(WORKERS) $(ARGS)
 
 test: $(READY) ## the tests, without the slow ones
 	$(RUN) -m pytest $(ARGS)

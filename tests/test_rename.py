@@ -18,6 +18,7 @@ STAY = {
     "CITATION.cff": r'title: "spikesparse: .*|  - name: The spikesparse authors',
     "README.md": r"Made from the spikesparse template \(\[citation\]\(CITATION.cff\)\), .*",
     "results/cifar10_vgg7_cpu.csv": r"cifar10_vgg7_.*,spikesparse train --config .*",
+    "results/pareto_digits.csv": r"\d+,complete,.*,spikesparse fit --config .*",
     "results/train_step.csv": r"(spikesparse|limit|spikingjelly|snntorch|norse|sinabs).*,cpu,.*",
     "results/crosscheck.csv": r"# 8 images, T=4; spikesparse \S+, torch .*",
 }

@@ -13,6 +13,7 @@ TAGS = {
     "efficiency/spikes_per_image": "spikes_per_image",
     "efficiency/synops_per_image": "synops_per_image",
     "efficiency/nonzero_synops_per_image": "nonzero_synops_per_image",
+    "efficiency/macs_per_image": "macs_per_image",
     "efficiency/ann_macs_per_image": "ann_macs_per_image",
     "efficiency/energy_uj_per_image": "energy_uj_per_image",
     "efficiency/ann_energy_uj_per_image": "ann_energy_uj_per_image",

@@ -1,0 +1,1 @@
+"""``spikesparse pareto``: a search for networks that are accurate and quiet, on Optuna."""

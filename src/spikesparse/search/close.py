@@ -1,0 +1,33 @@
+"""The end of a study: its tables, its figure, and where the checkpoints are."""
+
+from __future__ import annotations
+
+from optuna.study import Study
+
+from spikesparse.search.figure import write_figure
+from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
+from spikesparse.search.locks import FileLock
+from spikesparse.search.plan import Plan
+from spikesparse.search.testing import test_front
+
+
+def close(study: Study, plan: Plan, test: bool) -> None:
+    """Write what the study found; test the front if asked for.
+
+    Args:
+        study: that is complete.
+        plan: what it was about.
+        test: whether the points of the front are tested.
+    """
+    with FileLock(plan.folder / "close.lock"):  # workers that end together must not both test
+        if test:
+            test_front(study, plan)
+        table = rows(study, plan)
+        write_tables(table, plan.folder)
+        finished = sum(row["state"] == "complete" for row in table)
+        title = f"{plan.name}: {finished} trials, seed {plan.seed}"
+        write_figure(table, plan.folder / FIGURE, title, cifar10="cifar10" in plan.data)
+    print(f"study         {plan.name}: complete, {finished} finished trials, {len(study.best_trials)} on the front")
+    print(
+        f"files         {plan.folder}/: {FRONT}, {TRIALS}, {FIGURE}; a checkpoint for each point in {FRONT}", flush=True
+    )

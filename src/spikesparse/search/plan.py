@@ -1,0 +1,100 @@
+"""What a study is about: the experiment, what is searched, and where it is kept."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spikesparse.cli import SpikeCLI
+from spikesparse.errors import UserError
+from spikesparse.runs import config_digest
+from spikesparse.search.space import RAMP, Space
+
+OBJECTIVES = ("synops", "spikes")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, as its workers see it.
+
+    Attributes:
+        name: of the study.
+        folder: what trials write, and the tables at the end.
+        args: flags of every trial's training, as the user gave them.
+        space: what is searched.
+        objective: "synops" or "spikes": what is to be small beside a large accuracy.
+        trials: finished trials that the study is to have.
+        epochs: of a training run.
+        seed: of a training run, and of the search.
+        data: what the images are, as far as the settings tell.
+    """
+
+    name: str
+    folder: Path
+    args: list[str]
+    space: Space
+    objective: str
+    trials: int
+    epochs: int
+    seed: int
+    data: str
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same whenever the study goes on, as plain values."""
+        return {
+            "args": self.args,
+            "configs": config_digest(self.args),
+            "objective": self.objective,
+            "space": self.space.description(),
+        }
+
+
+def make_plan(name: str, folder: Path, args: list[str], space: Space, objective: str, trials: int) -> Plan:
+    """A plan, from the settings that ``args`` lead to.
+
+    Raises:
+        UserError: for flags that a study cannot have, or has settled otherwise.
+        argparse.ArgumentError: for flags or values that ``fit`` does not know.
+    """
+    for flag in (arg.split("=", 1)[0] for arg in args):
+        if flag in ("--ckpt_path", "--print_config") or flag.startswith("--trainer.logger"):
+            raise UserError(f"{flag}: a study sets this itself.")
+        searched = {f"--{RAMP.get(drawn, drawn)}" for drawn in space.drawn}
+        if flag in searched:
+            raise UserError(f"{flag}: the search sets this (--space); leave it out, or search a space without it.")
+    config = _parsed([*args, *space.twin_flags(2), *_any_point(space)])
+    epochs = config.trainer.max_epochs
+    if not epochs or epochs < 1:
+        raise UserError(f"--trainer.max_epochs={epochs}: a search needs training runs that end.")
+    seed = config.seed_everything if isinstance(config.seed_everything, int) else 0
+    data = f"{config.data.source} {Path(config.data.data_dir).name}"
+    return Plan(name, folder, args, space, objective, trials, epochs, seed, data)
+
+
+def _any_point(space: Space) -> list[str]:
+    """A point of the space, so that a mistyped flag in it is seen before anything is trained."""
+    return space.flags({name: of.to_external_repr(_inner(of)) for name, of in space.drawn.items()}, 2)
+
+
+def _inner(of: Any) -> float:
+    return float(getattr(of, "low", 0))  # of choices, the first
+
+
+class _Parsed(Exception):
+    """Carries the settings out of the command line before anything is built from them."""
+
+
+class _Parser(SpikeCLI):
+    def before_instantiate_classes(self) -> None:
+        raise _Parsed(self.config["fit"])
+
+
+def _parsed(args: list[str]) -> Any:
+    logging.getLogger("lightning_fabric.utilities.seed").setLevel(logging.WARNING)  # no run begins here
+    try:
+        _Parser(["fit", *args])
+    except _Parsed as parsed:
+        return parsed.args[0]
+    raise AssertionError("the command line is read before anything is built")

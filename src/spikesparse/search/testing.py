@@ -1,0 +1,34 @@
+"""Reading the test set, once for each point of the front, and only if asked for."""
+
+from __future__ import annotations
+
+import json
+
+from optuna.study import Study
+
+from spikesparse.errors import UserError
+from spikesparse.search.front import tested_key
+from spikesparse.search.locks import FileLock
+from spikesparse.search.plan import Plan
+from spikesparse.search.trial import LOG, run_to_log
+
+
+def test_front(study: Study, plan: Plan) -> None:
+    """Test the checkpoint of each point of the front that has not been tested yet; the study keeps the results.
+
+    Raises:
+        UserError: if testing a checkpoint fails.
+    """
+    for trial in study.best_trials:
+        if tested_key(trial.number) in study.user_attrs:
+            continue
+        checkpoint = plan.folder / trial.user_attrs["result"]["checkpoint"]
+        folder = plan.folder / trial.user_attrs["folder"]
+        devices = [arg for arg in plan.args if arg.startswith(("--trainer.accelerator", "--trainer.precision"))]
+        with FileLock(folder / "lock") as lock:
+            if run_to_log(["test", f"--ckpt_path={checkpoint}", *devices], folder / LOG, lock):
+                raise UserError(f"--test: testing {checkpoint} failed; see {folder / LOG}.")
+        result = json.loads((checkpoint.parents[1] / "result.json").read_text())
+        kept = {f"{name}_test": result[name] for name in ("accuracy", "spikes", "synops", "energy_uj")}
+        study.set_user_attr(tested_key(trial.number), kept)
+        print(f"trial {trial.number}: test accuracy {result['accuracy']:.2%}", flush=True)

@@ -1,0 +1,135 @@
+"""A worker: takes trials of a study until it has as many finished ones as asked for."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from typing import Any
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from spikesparse.errors import UserError
+from spikesparse.search.locks import FileLock
+from spikesparse.search.plan import Plan
+from spikesparse.search.space import LAMBDA
+from spikesparse.search.study import STARTED, hand_back, origin, take_up_lost_trials
+from spikesparse.search.trial import LOG, TrialFailed, measured, train
+from spikesparse.summary import machine
+
+_HOPELESS = 3  # trials that failed while none finished
+
+
+def work(study: Study, plan: Plan, poll: float) -> None:
+    """Run trials until the study is complete; wait while the last ones are with others, who may be lost.
+
+    Args:
+        study: shared with other workers.
+        plan: what it is about.
+        poll: seconds between two looks while there is nothing to start.
+
+    Raises:
+        UserError: if all fails.
+        KeyboardInterrupt: if stopped; the trial is queued, to go on from its last checkpoint.
+    """
+    # Whoever looks for a trial holds this until it has one: so a trial is nobody else's, and N are N. (SQLite has no
+    # row locks, and Optuna takes a lost trial back in two steps.)
+    turn = FileLock(plan.folder / "turn.lock")
+    while True:
+        with turn:
+            take_up_lost_trials(study)
+            finished = len(_in_state(study, TrialState.COMPLETE))
+            if finished >= plan.trials:
+                return
+            _give_up_if_hopeless(study, plan, finished)
+            if finished + len(_in_state(study, TrialState.RUNNING)) < plan.trials:
+                _run_one(study, plan, turn)
+                continue
+        time.sleep(poll)
+
+
+def _run_one(study: Study, plan: Plan, turn: FileLock) -> None:
+    mine: list[int] = []
+
+    def objective(trial: Trial) -> tuple[float, float]:
+        mine.append(trial.number)
+        values = {} if trial.user_attrs.get("twin") else plan.space.draw(trial)
+        trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}")
+        trial.set_user_attr(STARTED, trial.number)
+        turn.release()
+        return _result(study, plan, trial, values)
+
+    def tell(study: Study, trial: FrozenTrial) -> None:
+        print(progress_line(study, plan, trial), flush=True)
+
+    try:
+        study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[tell])
+    except (ValueError, AssertionError, UpdateFinishedTrialError):
+        # Optuna's words for a trial that another has taken up: this worker gave no sign of life for too long.
+        later = {origin(trial) for trial in study.trials if mine and trial.number > mine[0]}
+        if not mine or origin(study.trials[mine[0]]) not in later:
+            raise
+        print(f"trial {mine[0]}: taken for lost, and with another worker by now", flush=True)
+
+
+def _result(study: Study, plan: Plan, trial: Trial, values: dict[str, Any]) -> tuple[float, float]:
+    flags = plan.space.flags(values, plan.epochs) if values else plan.space.twin_flags(plan.epochs)
+    frozen = next(each for each in study.get_trials(deepcopy=False) if each.number == trial.number)
+    folder = plan.folder / f"trial{origin(frozen):04d}"
+    trial.set_user_attr("folder", folder.name)
+    started = time.monotonic()
+    try:
+        run, first_epoch = train(folder, [*plan.args, *flags])
+        checkpoint, counts = measured(run)
+    except TrialFailed as error:
+        trial.set_user_attr("failed", str(error))
+        raise
+    except KeyboardInterrupt:
+        trial.set_user_attr("stopped", True)
+        hand_back(study, frozen)
+        raise
+    here = machine()
+    about: dict[str, Any] = {
+        "minutes": round((time.monotonic() - started) / 60, 2),
+        "first_epoch": first_epoch,
+        "checkpoint": str(checkpoint.relative_to(plan.folder)),
+        "flags": flags,
+        **{key: here[key] for key in ("hardware", "threads", "torch", "commit")},
+    }
+    trial.set_user_attr("result", {**counts, **about})
+    return counts["accuracy_val"], counts[plan.objective]
+
+
+def _in_state(study: Study, state: TrialState) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(state,))
+
+
+def _give_up_if_hopeless(study: Study, plan: Plan, finished: int) -> None:
+    failed = [trial for trial in _in_state(study, TrialState.FAIL) if "failed" in trial.user_attrs]
+    if len(failed) >= max(_HOPELESS, 2 * finished):
+        log = plan.folder / failed[-1].user_attrs["folder"] / LOG
+        raise UserError(
+            f"{len(failed)} trials failed and {finished} finished, the last with {failed[-1].user_attrs['failed']} See "
+            f"{log}; mend it and search under another --study."
+        )
+
+
+def progress_line(study: Study, plan: Plan, trial: FrozenTrial) -> str:
+    """What became of a trial, how far the study is and how long it will take."""
+    if trial.state != TrialState.COMPLETE:
+        return (
+            f"trial {trial.number}: failed, {trial.user_attrs.get('failed')} See {trial.user_attrs.get('folder')}/{LOG}"
+        )
+    finished = _in_state(study, TrialState.COMPLETE)
+    result = trial.user_attrs["result"]
+    weight = "0 (twin)" if trial.user_attrs.get("twin") else f"{trial.params[LAMBDA]:.3g}"
+    minutes = [each.user_attrs["result"]["minutes"] for each in finished]
+    workers = 1 + len(_in_state(study, TrialState.RUNNING))
+    left = sum(minutes) / len(minutes) * max(0, plan.trials - len(finished)) / workers
+    return (
+        f"trial {trial.number}  {len(finished)}/{plan.trials}  val accuracy {result['accuracy_val']:.2%}  "
+        f"spikes/image {result['spikes']:,.0f}  SynOps/image {result['synops']:,.0f}  lambda {weight}  "
+        f"{result['minutes']:.1f} min  {len(study.best_trials)} on the front  about {left:.0f} min left"
+    )
