@@ -82,7 +82,8 @@ class SilentLayers(Callback):
                 f"layer {name} has fallen silent: not one spike since the last look (step {trainer.global_step}, epoch "
                 f"{trainer.current_epoch}, lambda {getattr(pl_module, 'sparsity_weight', 0.0):.3g}). Lower "
                 "--sparsity.end_value (or grant a larger --budget.target), let lambda rise later "
-                "(--sparsity.start_epoch, --sparsity.end_epoch), lower --model.net.threshold, or use --model.net.norm=batch."
+                "(--sparsity.start_epoch, --sparsity.end_epoch), lower --model.net.threshold, or use "
+                "--model.net.norm=batch."
             )
         self._silent, self._spikes = silent, None
 
