@@ -112,6 +112,8 @@ def test_lambda_settles_where_the_drop_is_used_up(slope, drop, answer):
 
 def test_the_law_by_hand():
     assert step_by_count(0.8, 0.5, 0.3) == pytest.approx(0.8 * 0.35)
+    assert step_by_count(0.8, 0.04, 0.36) == 0  # coming down fast, but not there yet
+    assert step_by_count(0.8, -0.1, 0.3) == pytest.approx(0.8 * -0.25)
     assert moved(0.4, math.log(2)) == pytest.approx(0.8)
     assert (moved(0.4, 9.0), moved(0.4, -9.0)) == (pytest.approx(1.6), pytest.approx(0.1))
     assert (moved(90.0, 1.0), moved(0.02, -1.0)) == (LARGEST, LEAST)

@@ -47,8 +47,13 @@ def adapted(gain: float, error: float, previous: float) -> float:
 
 
 def step_by_count(gain: float, error: float, previous: float) -> float:
-    """Step of log lambda; the errors are logarithms of measured over allowed."""
-    return gain * (error - previous / 2)
+    """Step of log lambda; the errors are logarithms of measured over allowed.
+
+    While more is spent than allowed lambda never falls, however fast the network is coming down: what is given back
+    late in training, when the learning rate fades and the network answers less and less, cannot be regained.
+    """
+    step = gain * (error - previous / 2)
+    return max(step, 0.0) if error > 0 else step
 
 
 def step_by_accuracy(room: float, allowed: float) -> float:
