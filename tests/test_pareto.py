@@ -66,9 +66,12 @@ def numbers(plan, values):
     return study
 
 
-def test_default_space_is_read_and_its_twin_has_lambda_zero():
-    space = read_space(DEFAULT)
-    assert space.drawn["sparsity.end_value"] == FloatDistribution(0.1, 10.0, log=True)
+@pytest.mark.parametrize("path", sorted(DEFAULT.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_space_of_ours_is_read_and_its_twin_has_lambda_zero(path):
+    space = read_space(path)
+    weight = space.drawn["sparsity.end_value"]
+    assert isinstance(weight, FloatDistribution)
+    assert weight.log
     assert isinstance(space.drawn["model.penalty.by"], CategoricalDistribution)
     assert len(space.first) == 3
     assert {"--sparsity.start_value=0", "--sparsity.end_value=0", "--sparsity.end_epoch=6"} <= set(space.twin_flags(20))

@@ -109,9 +109,10 @@ def _points(axes: Axes, done: list[Row], x: Any) -> None:
         return [x(row) for row in rows], [100 * float(row["accuracy_val"]) for row in rows]
 
     others = [row for row in done if row["on_front"] != "yes"]
-    front = sorted((row for row in done if row["on_front"] == "yes"), key=x)
+    front = sorted((row for row in done if row["on_front"] == "yes"), key=lambda row: float(row["accuracy_val"]))
+    joined = at(front)[0] == sorted(at(front)[0])  # counted otherwise than it was searched, it may be no curve
     axes.plot(*at(others), "o", color=_FAINT, ms=5, mec="none", label="other trials")
-    axes.plot(*at(front), "o-", color=_OURS, ms=6, lw=1.6, mec="white", label="ours: the front")
+    axes.plot(*at(front), "o-" if joined else "o", color=_OURS, ms=6, lw=1.6, mec="white", label="ours: the front")
     twins = [row for row in done if row["twin"] == "yes"]
     axes.plot(*at(twins), "*", color=_TWIN, ms=13, mec="white", label="our accuracy-only twin", zorder=4)
 

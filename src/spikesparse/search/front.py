@@ -48,6 +48,7 @@ def _row(trial: FrozenTrial, on_front: bool, latest: int | None, study: Study, p
         "checkpoint": str(plan.folder / result["checkpoint"]) if result else "",
         "took_up_trial": took_up if took_up != trial.number else "",
         "epochs_before": result.get("first_epoch", ""),  # done by then, by the worker that was lost
+        "seed": plan.seed,
         **{name: result.get(name, "") for name in _ORIGIN},
         "command": " ".join(["spikesparse fit", *plan.args, *result["flags"]]) if result else "",
         "note": note,
