@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 OLD, NEW = "spikesparse", "quietnet_2"
@@ -21,6 +22,10 @@ STAY = {
     "results/pareto_digits.csv": r"\d+,complete,.*,spikesparse fit --config .*",
     "results/train_step.csv": r"(spikesparse|limit|spikingjelly|snntorch|norse|sinabs).*,cpu,.*",
     "results/crosscheck.csv": r"# 8 images, T=4; spikesparse \S+, torch .*",
+}
+CAMPAIGNS = yaml.safe_load((ROOT / "benchmarks/plan.yaml").read_text())  # each that has rows
+STAY |= {
+    f: r"\w+,\d+,.*,spikesparse train --config .*" for c in CAMPAIGNS if (ROOT / (f := f"results/{c}.csv")).exists()
 }
 
 
