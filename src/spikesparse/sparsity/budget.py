@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 
 from spikesparse.errors import UserError, choose
 from spikesparse.sparsity.annealing import SparsityAnnealing
+from spikesparse.sparsity.asked import check_budget, measured_of, told_by
 from spikesparse.sparsity.control import FIRST_GAIN, LARGEST, LEAST, adapted, moved, step_by_accuracy, step_by_count
 from spikesparse.sparsity.ramp import Ramp
 from spikesparse.sparsity.schedules import ScheduleName
@@ -70,7 +71,7 @@ class SpikeBudget(SparsityWeight):
         start_epoch: int = 0,
         end_epoch: int | None = None,
     ) -> None:
-        _check(target, max_accuracy_drop, baseline, reduction)
+        check_budget(target, max_accuracy_drop, baseline, reduction)
         if not LEAST <= initial <= LARGEST:
             raise UserError(f"--budget.initial={initial}: lambda must lie between {LEAST} and {LARGEST:g}.")
         if not 0.0 <= tolerance < 1.0:
@@ -155,7 +156,7 @@ class SpikeBudget(SparsityWeight):
 
     def may_choose(self, pl_module: LightningModule, epoch: int) -> bool:
         """Whether ``epoch``, just validated, keeps the budget."""
-        measured = _measured(pl_module, self.watched)
+        measured = measured_of(pl_module, self.watched)
         if self.drop is not None:
             assert self.baseline is not None
             return measured >= self.baseline - self.drop - 1e-9  # of rounding
@@ -197,9 +198,9 @@ class SpikeBudget(SparsityWeight):
             )
         if self.reduction is not None and self.target is None:
             assert isinstance(self._asked_baseline, str), "a reduction has a checkpoint as its baseline"
-            self.target = (1.0 - self.reduction) * _told_by(self._asked_baseline, self.watched)
+            self.target = (1.0 - self.reduction) * told_by(self._asked_baseline, self.watched)
         if self.drop is not None and self.baseline is None and isinstance(self._asked_baseline, str):
-            self.baseline = _told_by(self._asked_baseline, self.watched)
+            self.baseline = told_by(self._asked_baseline, self.watched)
         others = [c for c in trainer.callbacks if isinstance(c, SparsityAnnealing)]  # type: ignore[attr-defined]
         unread = [name for name in ("start_value", "end_value") if any(getattr(c, name) for c in others)]
         if unread and trainer.is_global_zero:
@@ -216,7 +217,7 @@ class SpikeBudget(SparsityWeight):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what was measured: over all processes, so that each of them moves lambda alike."""
         if self.active and not trainer.sanity_checking and trainer.state.fn == "fit":
-            self._measured = trainer.current_epoch, _measured(pl_module, self.watched)
+            self._measured = trainer.current_epoch, measured_of(pl_module, self.watched)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move lambda, if this epoch was validated: once, by its last validation, and before checkpoints are kept."""
@@ -265,49 +266,3 @@ class SpikeBudget(SparsityWeight):
         *reduced, target = state_dict.get("reduced", (None, None, None))
         if self.reduction is not None and reduced == [self.reduction, self._asked_baseline]:
             self.target = target
-
-
-def _check(target: float | None, drop: float | None, baseline: float | str | None, reduction: float | None) -> None:
-    asked = {"target": target, "reduction": reduction, "max_accuracy_drop": drop}
-    named = [f"--budget.{name}={value:g}" for name, value in asked.items() if value is not None]
-    if len(named) > 1:
-        raise UserError(f"{' and '.join(named)}: name one of them; the others follow.")
-    if target is not None and not 0.0 < target < math.inf:
-        raise UserError(f"--budget.target={target}: spikes or SynOps per image, above 0.")
-    for name, value in (("reduction", reduction), ("max_accuracy_drop", drop)):
-        if value is not None and not 0.0 <= value < 1.0:
-            raise UserError(f"--budget.{name}={value}: a fraction, from 0 to below 1; 0.01 is one percent.")
-    if drop is not None and baseline is None:
-        raise UserError(
-            f"--budget.max_accuracy_drop={drop:g}: against what? Name --budget.baseline=<accuracy as a fraction, or a "
-            "checkpoint>."
-        )
-    if reduction is not None and not isinstance(baseline, str):
-        raise UserError(f"--budget.reduction={reduction:g}: of what? Name --budget.baseline=<a checkpoint>.")
-    if drop is None and reduction is None and baseline is not None:
-        raise UserError(
-            f"--budget.baseline={baseline}: it is for --budget.max_accuracy_drop and --budget.reduction, neither "
-            "of which is named."
-        )
-    if not isinstance(baseline, str | None) and not 0.0 < baseline <= 1.0:
-        raise UserError(f"--budget.baseline={baseline}: an accuracy is a fraction: 0.84, not 84.")
-
-
-def _measured(pl_module: LightningModule, tag: str) -> float:
-    values: dict[str, float] = getattr(pl_module, "measured", {})
-    if tag not in values:
-        raise UserError(f"--budget: it goes by {tag}, and the validation of {type(pl_module).__name__} has none.")
-    return float(values[tag])
-
-
-def _told_by(path: str, tag: str) -> float:
-    """What a checkpoint tells of its own validation."""
-    from spikesparse.checkpoints import read_checkpoint  # not above: it imports this package
-
-    value = (read_checkpoint(path, "--budget.baseline").get("measured") or {}).get(tag)
-    if not isinstance(value, float):
-        raise UserError(
-            f"--budget.baseline={path}: the checkpoint does not tell its {tag}, it is of an earlier version. Name the "
-            "value itself: `spikesparse validate --ckpt_path` measures it."
-        )
-    return value
