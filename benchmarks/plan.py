@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-import fcntl
+import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = ROOT / "benchmarks/plan.yaml"
+sys.path.insert(0, str(ROOT / "src"))
+from spikesparse.bill_files import replace_file  # noqa: E402
+from spikesparse.search.locks import FileLock  # noqa: E402
+
 COLUMNS = [
     *("recipe", "seed", "config", "architecture", "timesteps", "encoding", "train_images", "precision", "lambda_end"),
     *("budget", "epochs", "epoch_of_best", "accuracy_val", "accuracy_test", "spikes_per_image", "spike_rate"),
@@ -145,16 +150,14 @@ def add_row(campaign: str, row: dict[str, Any], correct: np.ndarray, results: Pa
     Several processes may do so at once.
     """
     results.mkdir(parents=True, exist_ok=True)
-    with (results / f".{campaign}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(results / f".{campaign}.lock"):
         key = (row["recipe"], str(row["seed"]))
         others = [r for r in rows_of(campaign, results) if (r["recipe"], r["seed"]) != key]
-        partial = results / f".{campaign}.csv.partial"
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows([*others, row])
-        partial.replace(results / f"{campaign}.csv")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*others, row])
+        replace_file(results / f"{campaign}.csv", text.getvalue())
         bits = dict(correct_of(campaign, results))
         bits[f"{row['recipe']}/{row['seed']}"] = correct
         packed = {name: np.packbits(values) for name, values in sorted(bits.items())}

@@ -23,9 +23,8 @@ import time
 from pathlib import Path
 
 import yaml
-from plan import ROOT, Run, add_row, correct_images, missing, read_plan, row_of, rows_of
+from plan import PLAN, ROOT, Run, add_row, correct_images, missing, read_plan, row_of, rows_of
 
-sys.path.insert(0, str(ROOT / "src"))
 from spikesparse.runs import run_name
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -129,7 +128,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="TEXT", default="", help="only runs whose name has this in it")
     parser.add_argument("--budget", type=seconds, default=float("inf"), help="stop after that long: 90s, 8m, 1.5h")
     parser.add_argument("--npz", help="CIFAR-10 as one file, in place of torchvision's download")
-    parser.add_argument("--plan", type=Path, default=ROOT / "benchmarks/plan.yaml")
+    parser.add_argument("--plan", type=Path, default=PLAN)
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--keep", action="store_true", help="put a row that was made anew in the kept one's place")
     at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)

@@ -41,6 +41,18 @@ def tiny_npz(tmp_path):
 
 
 @pytest.fixture
+def cifar_like_npz(tmp_path):
+    """Random images of CIFAR-10's shape, ten classes."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 60), ("test", 20)):
+        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+        arrays[f"y_{split}"] = np.arange(count) % 10
+    np.savez(tmp_path / "cifar.npz", **arrays)
+    return tmp_path / "cifar.npz"
+
+
+@pytest.fixture
 def tiny_args(tiny_npz):
     """Flags of a run that takes a second: 8x8 images, one spiking layer or two, every source of randomness on."""
     return [

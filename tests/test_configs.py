@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -27,18 +26,6 @@ CUT = [
     "--trainer.log_every_n_steps=1",
     "--data.batch_size=4",
 ]
-
-
-@pytest.fixture
-def cifar_like_npz(tmp_path):
-    """Random images of CIFAR-10's shape, ten classes."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", 60), ("test", 20)):
-        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
-        arrays[f"y_{split}"] = np.arange(count) % 10
-    np.savez(tmp_path / "cifar.npz", **arrays)
-    return tmp_path / "cifar.npz"
 
 
 def test_there_are_configs():

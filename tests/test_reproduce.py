@@ -19,7 +19,7 @@ def _benchmarks(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # LightningCLI's, of being called from Python
-def test_every_command_of_the_plan_is_understood(cifar_like):
+def test_every_command_of_the_plan_is_understood(cifar_like_npz):
     """One run of each recipe, parsed as the command line parses it."""
     from plan import read_plan
 
@@ -37,18 +37,7 @@ def test_every_command_of_the_plan_is_understood(cifar_like):
     for run in {(run.campaign, run.recipe): run for run in runs}.values():
         words = [word.replace("configs/", f"{ROOT}/configs/") for word in run.arguments]
         with pytest.raises(Parsed):
-            OnlyParse(["fit", *words[1:], "--data.source=npz", f"--data.data_dir={cifar_like}"])
-
-
-@pytest.fixture
-def cifar_like(tmp_path):
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", 40), ("test", 20)):
-        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
-        arrays[f"y_{split}"] = np.arange(count) % 10
-    np.savez(tmp_path / "cifar.npz", **arrays)
-    return tmp_path / "cifar.npz"
+            OnlyParse(["fit", *words[1:], "--data.source=npz", f"--data.data_dir={cifar_like_npz}"])
 
 
 def test_a_recipe_stands_below_the_one_that_it_starts_from(tmp_path):

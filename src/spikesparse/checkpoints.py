@@ -97,6 +97,18 @@ def read_checkpoint(path: str | Path, flag: str = "--ckpt_path") -> dict[str, An
     return checkpoint
 
 
+def settings_of(checkpoint: dict[str, Any], named: str) -> dict[str, Any]:
+    """The settings that a checkpoint keeps, by which its network is built again.
+
+    Raises:
+        UserError: if it keeps none; ``named`` is what the user called it by.
+    """
+    settings: dict[str, Any] = checkpoint.get("settings") or {}
+    if not settings:
+        raise UserError(f"{named}: the checkpoint keeps no settings; it was not written by this command line.")
+    return settings
+
+
 def check_state_dict(theirs: dict[str, Tensor], ours: dict[str, Tensor], flag: str) -> None:
     """Refuse weights that do not fit.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikesparse.checkpoints import check_state_dict, read_checkpoint
+from spikesparse.checkpoints import check_state_dict, read_checkpoint, settings_of
 from spikesparse.encoding import make_encoder
 from spikesparse.errors import UserError
 from spikesparse.load import build_network
@@ -68,9 +68,7 @@ def load_teacher(path: str, data: Any) -> nn.Module:
         UserError: if there is none, or it was trained on other classes, image shapes or another encoding.
     """
     checkpoint = read_checkpoint(path, _FLAG)
-    settings = checkpoint.get("settings")
-    if not settings:
-        raise UserError(f"{_FLAG}={path}: the checkpoint keeps no settings; it was not written by this command line.")
+    settings = settings_of(checkpoint, f"{_FLAG}={path}")
     encoder = settings["data"]["encoder"]
     if isinstance(encoder, str) and make_encoder(encoder).normalization != data.encoder.normalization:
         raise UserError(

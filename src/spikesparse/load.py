@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikesparse.errors import UserError
-
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
@@ -27,7 +25,7 @@ def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassi
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from spikesparse.checkpoints import check_state_dict, read_checkpoint
+    from spikesparse.checkpoints import check_state_dict, read_checkpoint, settings_of
     from spikesparse.data import CIFAR10DataModule
     from spikesparse.module import SpikingClassifier
     from spikesparse.own import unusable_part
@@ -37,9 +35,7 @@ def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassi
     if which == "best" and not path.is_file():
         path = folder / "checkpoints" / "last.ckpt"
     checkpoint = read_checkpoint(path, "load_run")
-    settings: dict[str, Any] = checkpoint.get("settings") or {}
-    if not settings:
-        raise UserError(f"load_run={path}: the checkpoint keeps no settings; it was not written by this command line.")
+    settings = settings_of(checkpoint, f"load_run={path}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SpikingClassifier, "model")
     parser.add_class_arguments(CIFAR10DataModule, "data")
