@@ -162,7 +162,9 @@ def add_row(campaign: str, row: dict[str, Any], correct: np.ndarray, results: Pa
         bits[f"{row['recipe']}/{row['seed']}"] = correct
         packed = {name: np.packbits(values) for name, values in sorted(bits.items())}
         sizes = {f"{name}#": np.array(len(values)) for name, values in bits.items()}
-        np.savez_compressed(results / f"{campaign}_correct.npz", **packed, **sizes)
+        file = io.BytesIO()
+        np.savez_compressed(file, **packed, **sizes)
+        replace_file(results / f"{campaign}_correct.npz", file.getvalue())
 
 
 def correct_of(campaign: str, results: Path) -> Iterator[tuple[str, np.ndarray]]:

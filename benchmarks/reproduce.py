@@ -6,35 +6,38 @@
     python benchmarks/reproduce.py vgg7_iso/twin/0 --keep  the same, and keep the new row
 
 The plan is benchmarks/plan.yaml. A run that is stopped, here or by a power cut, goes on from its last epoch the next
-time. CIFAR-10 is downloaded by torchvision, or read from a file: --npz data/cifar10.npz. More flags of spikesparse
-stand behind `--`, as in `-- --trainer.accelerator=gpu`; they are part of the row's command.
+time. Several processes may run it at once, in one checkout: each takes runs that no other is making. On a CPU, one for
+each core under OMP_NUM_THREADS=1 makes more rows than one alone.
+
+CIFAR-10 is downloaded by torchvision, or read from a file: --npz data/cifar10.npz. More flags of spikesparse stand
+behind `--`, as in `-- --trainer.accelerator=gpu`; they are part of the row's command.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
-import yaml
-from plan import PLAN, ROOT, Run, add_row, correct_images, missing, read_plan, row_of, rows_of
+from making import (
+    arguments_of,
+    finish,
+    folder_of,
+    is_finished,
+    is_held,
+    lock_of,
+    needed_by,
+    train,
+)
+from plan import PLAN, ROOT, Run, missing, read_plan
 
-from spikesparse.runs import run_name
+from spikesparse.search.locks import FileLock
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
-GRACE = 20  # seconds that a run has to close its files when the time is over
-# glibc would give large tensors back to the system after each step (see the Makefile)
-ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "8589934592",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-}
+LOOK = 5.0  # seconds between two looks at what other processes make
 
 
 def seconds(text: str) -> float:
@@ -49,74 +52,50 @@ def seconds(text: str) -> float:
     return float(match[1]) * UNITS[match[2] or "s"]
 
 
-def arguments_of(run: Run, data: list[str], more: list[str], campaign: list[Run]) -> list[str]:
-    """The command line of a run, with the checkpoints that it needs filled in."""
-    config = yaml.safe_load((ROOT / run.arguments[2]).read_text())
-    words = [*run.arguments, *(data if config["data"]["source"] == "cifar10" else []), *more]
-    for name in run.needs:
-        needed = next(r for r in campaign if (r.recipe, r.seed) == (name, run.seed))
-        best = folder_of(arguments_of(needed, data, more, campaign), run.seed) / "checkpoints/best.ckpt"
-        words = [word.replace(f"{{{name}}}", str(best)) for word in words]
-    return words
+class Queue:
+    """The runs that are still to be made, by this process or by others beside it.
 
+    Args:
+        runs: in the order in which they are to be made.
+        anew: the names of those that are made even if they have a row.
+        plan: all runs, for the checkpoints that one needs of another.
+        results: the folder of the rows.
+        flags: of ``spikesparse``: those of the data, and more that the user names.
+    """
 
-def folder_of(words: list[str], seed: int) -> Path:
-    """The folder of a run, from the root of the checkout."""
-    return Path("runs") / run_name(["fit", *words[1:]]) / f"seed{seed}"
+    def __init__(
+        self, runs: list[Run], anew: set[str], plan: list[Run], results: Path, flags: tuple[list[str], list[str]]
+    ) -> None:
+        self.runs, self.anew, self.plan, self.results, self.flags = list(runs), anew, plan, results, flags
 
+    def command(self, run: Run) -> list[str]:
+        """The command line of a run."""
+        return arguments_of(run, *self.flags, [other for other in self.plan if other.campaign == run.campaign])
 
-def train(words: list[str], folder: Path, seconds_left: float, fresh: bool) -> bool:
-    """Train and test, going on where an unfinished run stopped; whether it came to its end in time."""
-    resume = [] if fresh or not (last := folder / "checkpoints/last.ckpt").is_file() else [f"--ckpt_path={last}"]
-    if (folder / "result.json").is_file():
-        resume = []
-    quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    environment = {**ALLOCATOR, **os.environ}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "spikesparse", *words, *quiet, *resume]
-    child = subprocess.Popen(command, env=environment, start_new_session=True)
-    try:
-        code = child.wait(max(1.0, seconds_left))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
-        os.killpg(child.pid, signal.SIGTERM)
-        try:
-            child.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-        if isinstance(reason, KeyboardInterrupt):
-            raise
-        return False
-    if code:
-        raise SystemExit(f"reproduce: {' '.join(words)} ended with status {code}; what it said stands above")
-    return True
+    def take(self) -> tuple[Run, FileLock] | None:
+        """A run that can be made and that no other process makes, with its lock; None if there is none at present.
 
+        Raises:
+            SystemExit: if a run needs the checkpoint of one that nobody makes.
+        """
+        for run in list(self.runs):
+            lock = lock_of(run)
+            if not lock.acquire(wait=False):
+                continue
+            lacking = [other for other in needed_by(run, self.plan) if not self._is_there(other)]
+            made = run.name not in self.anew and not missing([run], self.results)  # by another meanwhile
+            if made or not lacking:
+                self.runs.remove(run)
+            if not made and not lacking:
+                return run, lock
+            lock.close()
+            if not made and not any(is_held(lock_of(other)) for other in lacking):
+                raise SystemExit(f"reproduce: {run.name} needs the checkpoint of {lacking[0].name}: run that one first")
+        return None
 
-def minutes_trained(folder: Path) -> float:
-    """Minutes between the first batch and the last validation, pauses between two sittings left out."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    total = 0.0
-    for events in sorted(folder.glob("events.out.tfevents.*")):
-        sitting = EventAccumulator(str(events), size_guidance={"scalars": 0})
-        sitting.Reload()
-        if "schedule/global_batch_size" in sitting.Tags()["scalars"]:
-            start = sitting.Scalars("schedule/global_batch_size")[0].wall_time
-            ends = sitting.Scalars("accuracy/val") if "accuracy/val" in sitting.Tags()["scalars"] else []
-            total += ends[-1].wall_time - start if ends else 0.0
-    return total / 60
-
-
-def finish(run: Run, words: list[str], folder: Path, results: Path, keep: bool) -> None:
-    """Say how a row came out, beside the one there was, and keep it."""
-    row = row_of(run, folder, words, minutes_trained(folder))
-    before = next(
-        (r for r in rows_of(run.campaign, results) if (r["recipe"], int(r["seed"])) == (run.recipe, run.seed)), None
-    )
-    for column in ("accuracy_val", "accuracy_test", "spikes_per_image", "synops_per_image"):
-        kept = f"   kept row: {before[column]}" if before else ""
-        print(f"{run.name}: {column} {row[column]}{kept}", flush=True)
-    if keep or before is None:
-        add_row(run.campaign, row, correct_images(folder / "predictions_test.csv"), results)
+    def _is_there(self, run: Run) -> bool:
+        """Whether its best checkpoint is final: there is one long before training ends."""
+        return (folder_of(self.command(run), run.seed) / "result.json").is_file()
 
 
 def main() -> None:
@@ -150,32 +129,35 @@ def main() -> None:
         print("nothing to do: " + ("every row is there" if asked.missing else "name a run, or --missing, or --list"))
         return
     data = ["--data.source=npz", f"--data.data_dir={asked.npz}"] if asked.npz else []
-    for number, run in enumerate(todo):
-        left = deadline - time.monotonic()
-        campaign = [r for r in plan if r.campaign == run.campaign]
-        words = arguments_of(run, data, more, campaign)
-        folder = folder_of(words, run.seed)
-        lacking = [w for w in words if w.endswith("best.ckpt") and not Path(w.partition("=")[2]).is_file()]
-        if lacking:
-            raise SystemExit(f"reproduce: {run.name} needs {lacking[0]}: run {'/'.join(run.needs)} of that seed first")
-        finished = _is_finished(folder, words) and run.name not in asked.runs
-        if not finished and left < 1:
-            break
-        print(f"=== {run.name} ({number + 1} of {len(todo)}): spikesparse {' '.join(words)}", flush=True)
-        if not finished and not train(words, folder, left, fresh=run.name in asked.runs):
-            print(f"=== the time is over: {run.name} goes on from its last epoch the next time", flush=True)
-            break
-        finish(run, words, folder, asked.results, asked.keep)
+    queue = Queue(todo, set(asked.runs), plan, asked.results, (data, more))
+    waited = False
+    while queue.runs and (left := deadline - time.monotonic()) >= 1:
+        taken = queue.take()
+        if taken is None:
+            if queue.runs and not waited:
+                names = ", ".join(run.name for run in queue.runs)
+                print(f"=== waiting for other processes, which make or hold up {names}", flush=True)
+            waited = True
+            time.sleep(min(LOOK, left))
+            continue
+        run, lock = taken
+        waited = False
+        with closing(lock):
+            if not make(run, queue.command(run), left, lock, asked, len(queue.runs)):
+                print(f"=== the time is over: {run.name} goes on from its last epoch the next time", flush=True)
+                break
     lacking_rows = missing(planned, asked.results)
     print(f"{len(planned) - len(lacking_rows)} of {len(planned)} rows are there; --list names them")
 
 
-def _is_finished(folder: Path, words: list[str]) -> bool:
-    path = folder / "result.json"
-    if not path.is_file():
+def make(run: Run, words: list[str], seconds_left: float, lock: FileLock, asked: argparse.Namespace, more: int) -> bool:
+    """Make a row, whose lock is held; whether it came to its end in time."""
+    folder, anew = folder_of(words, run.seed), run.name in asked.runs
+    print(f"=== {run.name} ({more} more): spikesparse {' '.join(words)}", flush=True)
+    if (anew or not is_finished(folder, words)) and not train(words, folder, seconds_left, anew, lock):
         return False
-    command = json.loads(path.read_text()).get("command", [])
-    return [word for word in command if not re.match(r"--(trainer\.enable_|ckpt_path)", word)] == words
+    finish(run, words, folder, asked.results, asked.keep)
+    return True
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from spikesparse.train import twin_args
 
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 ALONE = 10_000.0  # what the simulated network spends without penalty
+AIM = 0.95  # of the target
 EPOCHS, RAMP = 40, (2, 20)
 
 
@@ -34,7 +35,7 @@ EPOCHS, RAMP = 40, (2, 20)
 
 
 def simulated(target, answer, elasticity, knee, noise, epochs=EPOCHS):
-    """Log of spikes over target, and lambda, epoch by epoch.
+    """Log of spikes over what is aimed at, and lambda, epoch by epoch.
 
     The network goes a share ``answer`` of the way, in log spikes, to where the epoch's lambda would lead it: there it
     spends ALONE / (1 + lambda / knee) ** elasticity.
@@ -45,7 +46,7 @@ def simulated(target, answer, elasticity, knee, noise, epochs=EPOCHS):
         weight = budget.value_at(epoch)
         spikes += answer * (math.log(ALONE) - elasticity * math.log1p(weight / knee) - spikes)
         budget.move(epoch, math.exp(spikes + rng.gauss(0, noise)))
-        trace.append((spikes - math.log(target), weight))
+        trace.append((spikes - math.log(AIM * target), weight))
     return trace
 
 
@@ -71,6 +72,8 @@ def test_the_loop_is_stable_on_every_network_of_the_grid():
         assert sum(a * b < 0 for a, b in itertools.pairwise(clear)) <= 4, case
         assert max(abs(error) for error in off[-5:]) < 0.1, case
         assert max(weights[-8:]) < 2 * min(weights[-8:]), case
+        if not noise:
+            assert all(error < -math.log(AIM) + 0.02 for error in off[-5:]), case  # within the best's tolerance
 
 
 def test_an_oscillation_dies_within_a_few_epochs():

@@ -180,6 +180,46 @@ def test_missing_rows_are_made_once_and_a_stopped_run_goes_on(tiny_plan):
     assert len(list(Path("runs").glob("digits-*/seed0-earlier1"))) >= 1
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_runs(tiny_plan):
+    plan = yaml.safe_load(tiny_plan.read_text())
+    plan["tiny"]["seeds"] = [0, 1]
+    tiny_plan.write_text(yaml.safe_dump(plan, sort_keys=False))
+    command = [sys.executable, str(ROOT / "benchmarks/reproduce.py"), "--plan", str(tiny_plan), "--results", "kept"]
+    both = [subprocess.Popen([*command, "--missing"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    made = [[line.split()[1] for line in text.splitlines() if "spikesparse train" in line] for text in printed]
+    assert all(made)  # neither was idle
+    assert sorted(made[0] + made[1]) == ["tiny/quiet/0", "tiny/quiet/1", "tiny/twin/0", "tiny/twin/1"]
+    with Path("kept/tiny.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+
+
+def test_a_run_waits_for_the_one_it_starts_from_while_another_process_makes_that(tiny_plan, tmp_path, monkeypatch):
+    from making import folder_of, lock_of
+    from plan import read_plan
+    from reproduce import Queue
+
+    monkeypatch.chdir(tmp_path)
+    twin, quiet = plan = read_plan(tiny_plan)[1]
+    queue = Queue([quiet], set(), plan, tmp_path, ([], []))
+    with lock_of(twin):
+        assert queue.take() is None
+    with pytest.raises(SystemExit, match="tiny/quiet/0 needs the checkpoint of tiny/twin/0"):
+        queue.take()
+    folder = folder_of(queue.command(twin), 0)
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/best.ckpt").touch()  # of an epoch that is not the last
+    with lock_of(twin):
+        assert queue.take() is None
+    (folder / "result.json").touch()
+    run, lock = queue.take()
+    assert (run, queue.runs) == (quiet, [])
+    assert Queue([quiet], set(), plan, tmp_path, ([], [])).take() is None  # it is taken
+    lock.close()
+
+
 def test_list_and_unknown_names(tiny_plan):
     assert "0 of 2 rows are there" in reproduce(tiny_plan, "--list").stdout
     unknown = reproduce(tiny_plan, "tiny/nothing/0")

@@ -58,7 +58,7 @@ def _run_one(study: Study, plan: Plan, turn: FileLock) -> None:
         values = {} if trial.user_attrs.get("twin") else plan.space.draw(trial)
         trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}")
         trial.set_user_attr(STARTED, trial.number)
-        turn.release()
+        turn.close()
         return _result(study, plan, trial, values)
 
     def tell(study: Study, trial: FrozenTrial) -> None:

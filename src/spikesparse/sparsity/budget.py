@@ -11,7 +11,16 @@ from pytorch_lightning import LightningModule, Trainer
 from spikesparse.errors import UserError, choose
 from spikesparse.sparsity.annealing import SparsityAnnealing
 from spikesparse.sparsity.asked import check_budget, measured_of, told_by
-from spikesparse.sparsity.control import FIRST_GAIN, LARGEST, LEAST, adapted, moved, step_by_accuracy, step_by_count
+from spikesparse.sparsity.control import (
+    AIM,
+    FIRST_GAIN,
+    LARGEST,
+    LEAST,
+    adapted,
+    moved,
+    step_by_accuracy,
+    step_by_count,
+)
 from spikesparse.sparsity.ramp import Ramp
 from spikesparse.sparsity.schedules import ScheduleName
 from spikesparse.sparsity.weight import SparsityWeight, in_force
@@ -30,8 +39,9 @@ class SpikeBudget(SparsityWeight):
     ``start_epoch`` it is 0. With neither a target nor a drop the budget is off, and the annealing sets lambda.
 
     *A target.* What is allowed falls, by a constant factor per share of the ramp, from what the last validation before
-    the ramp counted to the target at ``end_epoch``. The best checkpoint is the most accurate from ``end_epoch`` on
-    that spends at most target * (1 + tolerance). The law: :mod:`spikesparse.sparsity.control`.
+    the ramp counted to the target at ``end_epoch``; lambda aims a little below it, so that an epoch that strays still
+    keeps it. The best checkpoint is the most accurate from ``end_epoch`` on that spends at most
+    target * (1 + tolerance). The law: :mod:`spikesparse.sparsity.control`.
 
     *An accuracy drop.* From ``start_epoch`` on, lambda waits at ``initial`` until validation accuracy has once come
     within the drop; then it rises while there is room, and falls, faster, when there is none. The best checkpoint is
@@ -83,7 +93,7 @@ class SpikeBudget(SparsityWeight):
         self.baseline = float(baseline) if isinstance(baseline, int | float) else None
         self.weight = 0.0  # lambda in this epoch, and between two epochs in the next one
         self._first: float | None = None  # what was counted before the ramp
-        self._error: float | None = None  # at the last move: log of counted over allowed, or the accuracy's room
+        self._error: float | None = None  # at the last move: log of counted over the aim, or the accuracy's room
         self._gain = FIRST_GAIN
         self._within = False  # the drop, at least once
         self._measured: tuple[int, float] | None = None  # epoch and value of the newest validation
@@ -134,7 +144,7 @@ class SpikeBudget(SparsityWeight):
         allowed = self.allowed(following)
         assert allowed is not None
         # A network that has fallen silent counts 0: far below what is allowed, but its logarithm must exist.
-        error = math.log(max(value, 1e-3 * allowed) / allowed)
+        error = math.log(max(value, 1e-3 * allowed) / (AIM * allowed))
         if self._error is None or not self.weight:
             self.weight = self.weight or self.initial
         else:

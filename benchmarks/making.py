@@ -1,0 +1,128 @@
+"""Making a row of the plan: its command line, its training, and what is read from its run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from plan import ROOT, Run, add_row, correct_images, row_of, rows_of
+
+from spikesparse.runs import config_digest, run_name
+from spikesparse.search.locks import FileLock
+
+GRACE = 20  # seconds that a run has to close its files when the time is over
+# glibc would give large tensors back to the system after each step (see the Makefile)
+ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "8589934592",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+}
+
+
+def arguments_of(run: Run, data: list[str], more: list[str], campaign: list[Run]) -> list[str]:
+    """The command line of a run, with the checkpoints that it needs filled in."""
+    config = yaml.safe_load((ROOT / run.arguments[2]).read_text())
+    words = [*run.arguments, *(data if config["data"]["source"] == "cifar10" else []), *more]
+    for needed in needed_by(run, campaign):
+        best = folder_of(arguments_of(needed, data, more, campaign), run.seed) / "checkpoints/best.ckpt"
+        words = [word.replace(f"{{{needed.recipe}}}", str(best)) for word in words]
+    return words
+
+
+def needed_by(run: Run, plan: list[Run]) -> list[Run]:
+    """The runs whose checkpoints it starts or learns from."""
+    wanted = {(run.campaign, recipe, run.seed) for recipe in run.needs}
+    return [other for other in plan if (other.campaign, other.recipe, other.seed) in wanted]
+
+
+def lock_of(run: Run) -> FileLock:
+    """Held by the one process that makes a run."""
+    folder = Path("runs/.locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / run.name.replace("/", "-"))
+
+
+def is_held(lock: FileLock) -> bool:
+    """Whether another process has it."""
+    if not lock.acquire(wait=False):
+        return True
+    lock.close()
+    return False
+
+
+def folder_of(words: list[str], seed: int) -> Path:
+    """The folder of a run, from the root of the checkout."""
+    return Path("runs") / run_name(["fit", *words[1:]]) / f"seed{seed}"
+
+
+def train(words: list[str], folder: Path, seconds_left: float, fresh: bool, lock: FileLock) -> bool:
+    """Train and test, going on where an unfinished run stopped; whether it came to its end in time.
+
+    The training holds the run's lock too: it may outlive this process.
+    """
+    resume = [] if fresh or not (last := folder / "checkpoints/last.ckpt").is_file() else [f"--ckpt_path={last}"]
+    if (folder / "result.json").is_file():
+        resume = []
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    environment = {**ALLOCATOR, **os.environ}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
+    command = [sys.executable, "-m", "spikesparse", *words, *quiet, *resume]
+    child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=[lock.fileno()])
+    try:
+        code = child.wait(max(1.0, seconds_left))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
+        os.killpg(child.pid, signal.SIGTERM)
+        try:
+            child.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+        if isinstance(reason, KeyboardInterrupt):
+            raise
+        return False
+    if code:
+        raise SystemExit(f"reproduce: {' '.join(words)} ended with status {code}; what it said stands above")
+    return True
+
+
+def minutes_trained(folder: Path) -> float:
+    """Minutes between the first batch and the last validation, pauses between two sittings left out."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    total = 0.0
+    for events in sorted(folder.glob("events.out.tfevents.*")):
+        sitting = EventAccumulator(str(events), size_guidance={"scalars": 0})
+        sitting.Reload()
+        if "schedule/global_batch_size" in sitting.Tags()["scalars"]:
+            start = sitting.Scalars("schedule/global_batch_size")[0].wall_time
+            ends = sitting.Scalars("accuracy/val") if "accuracy/val" in sitting.Tags()["scalars"] else []
+            total += ends[-1].wall_time - start if ends else 0.0
+    return total / 60
+
+
+def finish(run: Run, words: list[str], folder: Path, results: Path, keep: bool) -> None:
+    """Say how a row came out, beside the one there was, and keep it."""
+    row = row_of(run, folder, words, minutes_trained(folder))
+    before = next(
+        (r for r in rows_of(run.campaign, results) if (r["recipe"], int(r["seed"])) == (run.recipe, run.seed)), None
+    )
+    for column in ("accuracy_val", "accuracy_test", "spikes_per_image", "synops_per_image"):
+        kept = f"   kept row: {before[column]}" if before else ""
+        print(f"{run.name}: {column} {row[column]}{kept}", flush=True)
+    if keep or before is None:
+        add_row(run.campaign, row, correct_images(folder / "predictions_test.csv"), results)
+
+
+def is_finished(folder: Path, words: list[str]) -> bool:
+    """Whether a run of this very command, on the same configuration files, is there."""
+    path = folder / "result.json"
+    if not path.is_file():
+        return False
+    kept = json.loads(path.read_text())
+    command = [word for word in kept.get("command", []) if not re.match(r"--(trainer\.enable_|ckpt_path)", word)]
+    return command == words and kept.get("configs") == config_digest(words)
