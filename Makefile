@@ -23,7 +23,7 @@ CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train compare pareto test test-all lint format types docs docs-serve crosscheck overhead peers \
-  benchmark reproduce tensorboard report rename clean
+  benchmark soak reproduce tensorboard report rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -103,6 +103,9 @@ peers: $(PEERS:%=.peers/%/.ready) ## install SpikingJelly, snnTorch, norse and s
 
 benchmark: $(READY) peers ## time and memory of a training step beside the peers and the limit
 	$(RUN) benchmarks/train_step.py $(ARGS)
+
+soak: $(READY) ## 2,000 short epochs in one process: does memory, a file or a thread stay behind? (15 minutes)
+	$(RUN) benchmarks/soak.py --csv results/soak.csv $(ARGS)
 
 reproduce: $(READY) ## make the rows that results/ lacks of benchmarks/plan.yaml (ARGS: --budget 8m, --only TEXT, --npz FILE)
 	@$(RUN) benchmarks/reproduce.py --missing $(ARGS)
