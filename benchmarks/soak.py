@@ -4,7 +4,7 @@
 
 Trains a tiny network on the digits through the command line, dashboards and checkpoints on, for thousands of short
 epochs, and draws its pictures ten times as often as a run of that length would, since they ask for most memory. After
-each epoch it notes the process's resident memory, open files and threads, and the size of the run folder and of
+each epoch it notes the process's memory, open files and threads, and the size of the run folder and of
 TensorBoard's files in it. Warm-up is the first fifth. After that, memory may grow by less than 1 %, by the fitted line
 as well as from its first tenth to its last, files and threads not at all, and TensorBoard's files by no more than
 TENSORBOARD_KB_PER_EPOCH.
@@ -38,10 +38,15 @@ ROWS = 100
 
 
 class Sample(NamedTuple):
-    """What the process held after an epoch; kB are 1024 bytes."""
+    """What the process held after an epoch; kB are 1024 bytes.
+
+    Memory is what is the process's own, in RAM or swapped out. Beside it RSS, which has the pages of the libraries'
+    files too: the system drops these and reads them again as it likes.
+    """
 
     epoch: int
     seconds: float
+    memory_kb: int
     rss_kb: int
     open_files: int
     threads: int
@@ -70,11 +75,12 @@ class Sampler(Callback):
     def _look(self, trainer: Trainer, epoch: int) -> None:
         sizes = {path: path.stat().st_size for path in Path(str(trainer.log_dir)).rglob("*") if path.is_file()}
         tensorboard = sum(size for path, size in sizes.items() if path.name.startswith("events."))
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         self.samples.append(
             Sample(
                 **{"epoch": epoch, "seconds": round(time.monotonic() - self.started, 1)},
-                **{"rss_kb": pages * os.sysconf("SC_PAGE_SIZE") // 1024},
+                **{"memory_kb": sum(int(status[name].split()[0]) for name in ("RssAnon", "VmSwap"))},
+                **{"rss_kb": int(status["VmRSS"].split()[0])},
                 **{"open_files": len(os.listdir("/proc/self/fd")), "threads": len(os.listdir("/proc/self/task"))},
                 **{"run_folder_kb": sum(sizes.values()) // 1024, "tensorboard_kb": tensorboard // 1024},
             )
@@ -96,13 +102,13 @@ def growth(values: Sequence[float]) -> tuple[float, float]:
 def verdict(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
     """What was found after warm-up, a line for each thing looked at; and those of them that are wrong."""
     settled = samples[int(WARM_UP * len(samples)) :]
-    fitted, moved = growth([sample.rss_kb for sample in settled])
+    fitted, moved = growth([sample.memory_kb for sample in settled])
     epochs = settled[-1].epoch - settled[0].epoch
     per_epoch = (settled[-1].tensorboard_kb - settled[0].tensorboard_kb) / epochs
     found = [
         (
             f"memory: {fitted:+.2%} by the fitted line, {moved:+.2%} from the first tenth to the last, of "
-            f"{settled[0].rss_kb / 1024:.0f} MB",
+            f"{settled[0].memory_kb / 1024:.0f} MB",
             max(fitted, moved) < MEMORY_GROWTH,
         ),
         (f"TensorBoard: {per_epoch:.2f} kB an epoch", per_epoch <= TENSORBOARD_KB_PER_EPOCH),

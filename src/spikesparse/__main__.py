@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 
 from spikesparse.errors import UserError
+from spikesparse.peers import lost_peer, watch_parent
 from spikesparse.quiet import quiet
 
 
@@ -45,7 +46,7 @@ def _command(name: str) -> Callable[[list[str]], object] | None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Dispatch a subcommand; 0 if it went well, 2 for what the user can mend."""
+    """Dispatch a subcommand; 0 if it went well, 2 for what the user can mend, 1 if another process of a run is gone."""
     from spikesparse import __version__
 
     args = sys.argv[1:] if args is None else args
@@ -57,6 +58,7 @@ def main(args: list[str] | None = None) -> int:
         return 0
     if (here := os.getcwd()) not in sys.path:  # for the user's own classes; last, so that it hides nothing installed
         sys.path.append(here)
+    watch_parent()
     try:
         command = _command(args[0])
         if command is None:
@@ -69,6 +71,10 @@ def main(args: list[str] | None = None) -> int:
             _run_on_lightning(command, args)
     except UserError as error:
         return _refuse(str(error))
+    except RuntimeError as error:
+        if (reason := lost_peer(error)) is None:
+            raise
+        return _refuse(reason, 1)
     return 0
 
 
@@ -92,9 +98,9 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
         raise UserError(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.") from error
 
 
-def _refuse(reason: str) -> int:
+def _refuse(reason: str, status: int = 2) -> int:
     print(f"spikesparse: error: {reason}", file=sys.stderr, flush=True)
-    return 2
+    return status
 
 
 if __name__ == "__main__":
