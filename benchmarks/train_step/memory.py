@@ -54,7 +54,8 @@ def held_bytes(step: Step) -> int:
         del result
         return held
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+    # acc_events: torch 2.11 warns without it, though there is one cycle alone
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
         result = step.forward()
     del result
     return sum(event.self_cpu_memory_usage for event in profile.key_averages())
