@@ -64,19 +64,13 @@ class BestCheckpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's, and what was chosen among."""
-        return super().state_dict() | {"choice": self._choice}
+        return super().state_dict() | {"choice": self._choice, "validated_epoch": self._validated_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Forget a best epoch that was chosen under another budget: it may not keep this one."""
+        self._validated_epoch = state_dict.get("validated_epoch", -1)
         if state_dict.get("choice", "") == self._choice:
             super().load_state_dict(state_dict)
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: the state at the end of the last epoch, to resume from."""
-
-    def __init__(self) -> None:
-        super().__init__(filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 def read_checkpoint(path: str | Path, flag: str = "--ckpt_path") -> dict[str, Any]:
