@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,11 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from spikesparse.archives import DAMAGED, check_archive
 from spikesparse.errors import UserError
 from spikesparse.sparsity.weight import in_force
+
+CHOICES = ("last", "best", "hpc", "registry")  # Lightning's own words for a checkpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -86,15 +87,34 @@ def read_checkpoint(path: str | Path, flag: str = "--ckpt_path") -> dict[str, An
         UserError: if there is none, or it is damaged, or holds more than tensors and plain values.
     """
     try:
+        check_archive(Path(path))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{flag}={path}: there is no such file.") from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except DAMAGED as error:
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise UserError(f"{flag}={path}: not a whole checkpoint ({reason}); take another one.") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{flag}={path}: not a checkpoint of this project (it has no state_dict).")
     return checkpoint
+
+
+def refuse_unsafe_checkpoint(config: Any) -> None:
+    """Have Lightning read checkpoints without running code, and only files that are whole.
+
+    Args:
+        config: the settings of a subcommand; its ``weights_only`` is set.
+
+    Raises:
+        UserError: if they ask for the contrary, or name a file that :func:`read_checkpoint` would refuse.
+    """
+    if config.get("weights_only") is False:
+        raise UserError("--weights_only=false: a checkpoint could run any code then; leave it out.")
+    if "weights_only" in config:
+        config.weights_only = True
+    path = config.get("ckpt_path")
+    if path and path not in CHOICES:
+        read_checkpoint(path)
 
 
 def settings_of(checkpoint: dict[str, Any], named: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spikesparse.errors import UserError
+from spikesparse.imports import check_path
 
 FILLED_IN = ("num_classes", "input_shape", "timesteps")  # what the data module tells a network
 
@@ -97,6 +98,7 @@ def own_files(text: str) -> list[Path]:
 
 
 def _find(path: str) -> Any:
+    check_path(path)
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
