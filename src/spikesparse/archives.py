@@ -114,7 +114,7 @@ class _Storage:
 
 
 # In Python, not in C: pickle's C code takes memory for as many memo slots as a file asks for.
-class _Declared(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _Declared(pickle._Unpickler):
     """Walks through a checkpoint's pickle, and compares what it declares with the sizes of the zip's entries."""
 
     def __init__(self, raw: bytes, sizes: dict[tuple[str, ...], int]) -> None:

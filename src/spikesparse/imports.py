@@ -74,11 +74,12 @@ def limited_imports(prefixes: tuple[str, ...] = ()) -> Iterator[None]:
     Raises:
         UserError: in place of the parser's own words, if that failed for what may not be imported.
     """
-    from jsonargparse import _actions, _typehints  # the two modules that import what a value names
+    from jsonargparse import _actions, _typehints
 
     global _refused
     outer, _refused = _refused, []
-    before = [(module, module.import_object) for module in (_actions, _typehints)]
+    modules: tuple[Any, ...] = (_actions, _typehints)  # the two that import what a value names
+    before = [(module, module.import_object) for module in modules]
     _allowed.append(tuple(dict.fromkeys([*(_allowed[-1] if _allowed else ()), *prefixes])))
     try:
         for module, import_object in before:
@@ -228,7 +229,7 @@ def _homes(path: str, found: Any) -> Iterator[tuple[str, Any]]:
 def _kinds() -> tuple[type, ...]:
     import pytorch_lightning as pl
     import torch
-    from lightning_fabric.loggers import Logger as FabricLogger
+    from lightning_fabric.loggers.logger import Logger as FabricLogger
     from lightning_fabric.plugins import CheckpointIO, ClusterEnvironment
     from pytorch_lightning.accelerators import Accelerator
     from pytorch_lightning.loggers import Logger

@@ -32,7 +32,7 @@ def load_yaml(text: str, where: str) -> Any:
     """
     check_yaml(text, where)
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise _unreadable(where, error) from error
 
@@ -86,7 +86,7 @@ def check_yaml(text: str, where: str) -> None:
             if isinstance(event, yaml.AliasEvent):
                 if event.anchor in {anchor for anchor, _ in opened}:
                     raise UserError(f"{where}: *{event.anchor} holds itself.")
-                nodes += sizes.get(event.anchor, 1)
+                nodes += sizes.get(str(event.anchor), 1)
             elif isinstance(event, yaml.ScalarEvent):
                 nodes += 1
                 if event.anchor is not None:
@@ -112,9 +112,11 @@ def check_yaml(text: str, where: str) -> None:
 def checked_parser() -> Iterator[None]:
     """Within it, jsonargparse too reads no YAML that :func:`check_yaml` refuses."""
     from jsonargparse import _loaders_dumpers as loading
-    from jsonargparse import _util as paths
+    from jsonargparse import _util
 
-    plain, reader = loading.yaml_load, "read_text" if hasattr(paths.Path, "read_text") else "get_content"
+    paths: Any = _util
+    plain: Any = loading.yaml_load
+    reader = "read_text" if hasattr(paths.Path, "read_text") else "get_content"
     read = getattr(paths.Path, reader)
 
     def checked(text: Any) -> Any:
