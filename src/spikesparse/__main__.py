@@ -21,6 +21,8 @@ from collections.abc import Callable
 from spikesparse.errors import UserError
 from spikesparse.quiet import quiet
 
+_LONGEST = 4000  # characters of an error
+
 
 def _command(name: str) -> Callable[[list[str]], object] | None:
     """The function behind a subcommand; imported only now, since torch takes seconds."""
@@ -106,7 +108,11 @@ def _run_limited(command: Callable[[list[str]], object], args: list[str]) -> Non
 
 
 def _refuse(reason: str) -> int:
-    print(f"spikesparse: error: {reason}", file=sys.stderr, flush=True)
+    line = "".join(
+        c if c.isprintable() else "\ufffd" for c in " ".join(reason.split())
+    )  # it may quote a stranger's file
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+    print(f"spikesparse: error: {line}", file=sys.stderr, flush=True)
     return 2
 
 

@@ -154,7 +154,7 @@ def _guarded(import_object: Any) -> Any:
         if kwargs.get("check_path") is False or name == "jsonargparse.ArgumentParser" or not isinstance(name, str):
             return import_object(name, *args, **kwargs)  # named by code, not by a value
         try:
-            if "." in name:
+            if "." in name and _is_path(name):  # the parser has its own word for what is no path
                 check_path(name)
             found = import_object(name, *args, **kwargs)
             check_object(name, found)

@@ -118,6 +118,7 @@ def _path_at(config: dict[str, Any], key: str) -> str | None:
     node: Any = config
     for name in key.split("."):
         node = node if isinstance(node, dict) else {}
-        node = node.get(name, (node.get("init_args") or {}).get(name))
+        inner = node.get("init_args")
+        node = node.get(name, inner.get(name) if isinstance(inner, dict) else None)
     node = node.get("class_path") if isinstance(node, dict) else node
     return node if isinstance(node, str) else None

@@ -110,10 +110,14 @@ def check_yaml(text: str, where: str) -> None:
 
 @contextmanager
 def checked_parser() -> Iterator[None]:
-    """Within it, jsonargparse too reads no YAML that :func:`check_yaml` refuses."""
-    from jsonargparse import _loaders_dumpers as loading
-    from jsonargparse import _util
+    """Within it, jsonargparse too reads no YAML that :func:`check_yaml` refuses, and none from the network.
 
+    Lightning lets it read any value that looks like an address as a file of settings.
+    """
+    from jsonargparse import _loaders_dumpers as loading
+    from jsonargparse import _optionals, _util, set_parsing_settings
+
+    remote = "s" in _optionals._get_config_read_mode()
     paths: Any = _util
     plain: Any = loading.yaml_load
     reader = "read_text" if hasattr(paths.Path, "read_text") else "get_content"
@@ -133,9 +137,11 @@ def checked_parser() -> Iterator[None]:
 
     loading.yaml_load, loading.loaders["yaml"] = checked, checked
     setattr(paths.Path, reader, read_checked)
+    set_parsing_settings(config_read_mode_fsspec_enabled=False)
     try:
         yield
     finally:
+        set_parsing_settings(config_read_mode_fsspec_enabled=remote)
         loading.yaml_load, loading.loaders["yaml"] = plain, plain
         setattr(paths.Path, reader, read)
 
