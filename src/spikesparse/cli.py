@@ -14,7 +14,7 @@ from spikesparse.module import SpikingClassifier
 from spikesparse.own import check_network
 from spikesparse.paths import CONFIGS
 from spikesparse.predict import PredictionWriter
-from spikesparse.runs import RunConfig, named_settings, place_run, refuse_spawning, with_checkpoint_settings
+from spikesparse.runs import RunConfig, flag_value, named_settings, place_run, refuse_spawning, with_checkpoint_settings
 from spikesparse.settings_errors import SettingsErrors
 from spikesparse.sparsity import SparsityAnnealing, SpikeBudget
 from spikesparse.trainer_flags import read_counts_as_counts
@@ -65,9 +65,12 @@ class SpikeCLI(LightningCLI):
         link_data_to_network(parser)
 
     def instantiate_classes(self) -> None:
-        """Build module, data and trainer; from then on, what fails is no longer the settings' fault alone."""
+        """Build module, data and trainer; from then on, what fails is no longer the fault of settings or checkpoint."""
         super().instantiate_classes()
-        self._building.over = True
+        if flag_value(self.args, "--ckpt_path") is None:
+            self._building.over = True
+        else:
+            self.trainer.callbacks.append(self._building)  # type: ignore[attr-defined]
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, which sets a checkpoint's settings above the user's flags."""

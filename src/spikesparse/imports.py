@@ -12,6 +12,7 @@ import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from spikesparse.errors import UserError
@@ -26,6 +27,8 @@ _CLASSES = (
 )
 #: Where functions may come from: pure ones, of tensors.
 _FUNCTIONS = ("torch.nn.functional", "torch.nn.init", "torchmetrics.functional")
+
+_IMPORT = ("import_object", "is_importable_module_path")  # of jsonargparse: a name's object; whether there is a module
 
 _allowed: list[tuple[str, ...]] = []  # by limited_imports, the innermost last
 _refused: list[UserError] = []  # in the innermost
@@ -79,21 +82,22 @@ def limited_imports(prefixes: tuple[str, ...] = ()) -> Iterator[None]:
     global _refused
     outer, _refused = _refused, []
     modules: tuple[Any, ...] = (_actions, _typehints)  # the two that import what a value names
-    before = [(module, module.import_object) for module in modules]
+    before = [(module, name, getattr(module, name)) for module in modules for name in _IMPORT if hasattr(module, name)]
     _allowed.append(tuple(dict.fromkeys([*(_allowed[-1] if _allowed else ()), *prefixes])))
     try:
-        for module, import_object in before:
-            module.import_object = _guarded(import_object)
+        for module, name, plain in before:
+            setattr(module, name, _guarded(plain))
         yield
     except UserError:
         raise
     except Exception as error:
-        if _refused and _named(_refused[0], error):
-            raise _refused[0] from error
+        for refusal in _refused:
+            if _named(refusal, error):
+                raise refusal from error
         raise
     finally:
-        for module, import_object in before:
-            module.import_object = import_object
+        for module, name, plain in before:
+            setattr(module, name, plain)
         _allowed.pop()
         _refused = outer
 
@@ -157,9 +161,10 @@ def _guarded(import_object: Any) -> Any:
             if "." in name and _is_path(name):  # the parser has its own word for what is no path
                 check_path(name)
             found = import_object(name, *args, **kwargs)
-            check_object(name, found)
+            if not isinstance(found, bool):
+                check_object(name, found)
         except UserError as error:
-            _refused.append(error)
+            _refused.extend([error] if not _is_file(name) else [])
             raise
         return found
 
@@ -192,7 +197,7 @@ def _paths_in(value: Any, key: str) -> Iterator[tuple[str, str]]:
             waiting += [(f"{key}.{name}" if key else str(name), inner) for name, inner in reversed(value.items())]
         elif isinstance(value, list):
             waiting += [(key, inner) for inner in reversed(value)]
-        elif isinstance(value, str) and "." in value and _is_path(value) and _takes_path(key):
+        elif isinstance(value, str) and "." in value and _is_path(value) and _takes_path(key) and not _is_file(value):
             yield key, value
 
 
@@ -202,6 +207,11 @@ def _takes_path(key: str) -> bool:
     plain = key.rstrip("+").replace(".init_args", "")
     others = ("model.optimizer", "model.scheduler", "trainer.logger", "trainer.callbacks", "trainer.profiler")
     return plain.endswith(("class_path", ".help")) or plain in PARTS or plain in others
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is a file's name: the parser reads net.yaml as settings before it takes it for a path."""
+    return Path(path).is_file()
 
 
 def _is_path(text: str) -> bool:

@@ -71,7 +71,7 @@ def unusable_part(configs: list[dict[str, Any]]) -> UserError | None:
     """
     for key, part in PARTS.items():
         paths = [path for config in configs if (path := _path_at(config, key))]
-        if paths and "." in paths[-1] and _why_not(paths[-1], part):
+        if paths and "." in paths[-1] and not Path(paths[-1]).is_file() and _why_not(paths[-1], part):
             return refusal(key, paths[-1])
     return None
 

@@ -7,6 +7,8 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from pytorch_lightning import Callback, LightningModule, Trainer
+
 from spikesparse.errors import UserError
 from spikesparse.imports import widened
 
@@ -17,8 +19,10 @@ _RAISED = (
 )
 
 
-class SettingsErrors:
+class SettingsErrors(Callback):
     """While settings are read and things are built from them, whatever fails becomes a :class:`UserError`.
+
+    As a callback it goes on until the first epoch begins: until then a checkpoint may fail to be restored.
 
     Code of the user's own, let in by ``--allow-import``, keeps its traceback: there it is of use.
 
@@ -45,3 +49,13 @@ class SettingsErrors:
             f"the settings cannot be used: {reason} ({type(error).__name__} in {Path(last.filename).name}, "
             f"{last.name}). `--print_config` shows all that is in force."
         ) from error
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All is restored."""
+        self.over = True
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All is restored, unless it is but the sanity check before training."""
+        self.over = self.over or not trainer.sanity_checking
+
+    on_test_epoch_start = on_predict_epoch_start = on_train_epoch_start
