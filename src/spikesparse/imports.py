@@ -8,6 +8,7 @@ config or a checkpoint, lets more in.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import inspect
 from collections.abc import Iterator
@@ -91,9 +92,9 @@ def limited_imports(prefixes: tuple[str, ...] = ()) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        for refusal in _refused:
-            if _named(refusal, error):
-                raise refusal from error
+        named = [refusal for refusal in _refused if _named(refusal, error)]
+        if named or (_refused and isinstance(error, argparse.ArgumentError)):
+            raise (named or _refused)[0] from error
         raise
     finally:
         for module, name, plain in before:
