@@ -105,6 +105,7 @@ benchmark: $(READY) peers ## time and memory of a training step beside the peers
 	$(RUN) benchmarks/train_step.py $(ARGS)
 
 fuzz: $(READY) ## 10,000 mutated configurations through the command line, none of which may do harm
+	rm -f results/fuzz_configs.csv
 	$(RUN) benchmarks/fuzz_configs.py --csv results/fuzz_configs.csv $(ARGS)
 
 reproduce: $(READY) ## make the rows that results/ lacks of benchmarks/plan.yaml (ARGS: --budget 8m, --only TEXT, --npz FILE)

@@ -5,8 +5,8 @@
 
 Each is one of the files in configs/, changed at random as a value, as YAML text or by flags, with what a stranger might
 put there. `spikesparse fit` must end in one of two ways: it refuses in one line and exits with 2, or it builds module,
-data and trainer. Anything else is a finding, printed with its seed and number: another exception, a second line, an
-import outside the packages that settings may name, a process, a connection, a run of more than --limit seconds, memory.
+data, trainer, optimizer and scheduler. Anything else is a finding, printed with its seed and number: another exception,
+a second line, an import outside the packages that settings may name, a process, a connection, over --limit seconds.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def case(seed: int, number: int, known: list[str]) -> tuple[str, list[str]]:
 
 
 class Built(BaseException):
-    """Module, data and trainer are built: here training would begin."""
+    """All is built: here training would begin."""
 
 
 class Hang(BaseException):
@@ -293,6 +293,9 @@ def stopped_before_training() -> Iterator[list[str]]:
         vars(self).update(kept)
 
     def stop(self: Any, subcommand: str) -> None:
+        self.model.configure_optimizers()
+        if self.datamodule.source == "digits":  # which is at hand; it is split, too
+            self.datamodule.train_dataloader()
         raise Built
 
     SpikeCLI.setup_parser, SpikeCLI._run_subcommand = setup_once, stop  # type: ignore[method-assign]
@@ -378,7 +381,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--limit", type=int, default=30, help="seconds that one may take")
-    parser.add_argument("--csv", type=Path, help="write counts, time and memory there")
+    parser.add_argument("--csv", type=Path, help="add a row of counts, time and memory there")
     args = parser.parse_args()
     import spikesparse.train  # noqa: F401 (its memory is no case's)
     from spikesparse.summary import machine
@@ -399,9 +402,11 @@ def main() -> int:
     }
     print(row)
     if args.csv:
-        with args.csv.open("w", newline="") as file:
+        new = not args.csv.exists()
+        with args.csv.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            writer.writeheader()
+            if new:
+                writer.writeheader()
             writer.writerow(row)
     return 1 if findings else 0
 
