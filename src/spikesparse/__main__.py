@@ -14,9 +14,12 @@ your own modules below it. Without it they name this package, torch and Lightnin
 from __future__ import annotations
 
 import argparse
+import errno
+import locale
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from spikesparse.errors import UserError
 from spikesparse.quiet import quiet
@@ -49,8 +52,18 @@ def _command(name: str) -> Callable[[list[str]], object] | None:
     return None
 
 
+def entry() -> NoReturn:
+    """The console script: :func:`main` in UTF-8, whatever the locale.
+
+    Configuration files, logs and tables are UTF-8, and the libraries that read and write them ask the locale.
+    """
+    if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8"):
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
+    sys.exit(main())
+
+
 def main(args: list[str] | None = None) -> int:
-    """Dispatch a subcommand; 0 if it went well, 2 for what the user can mend."""
+    """Dispatch a subcommand; 0 if it went well, 2 for what the user can mend, 143 if a signal stopped training."""
     from spikesparse import __version__
 
     args = sys.argv[1:] if args is None else args
@@ -69,18 +82,34 @@ def main(args: list[str] | None = None) -> int:
         if args[0] == "report":
             command(args[1:])
         else:
-            _run_on_lightning(command, args)
+            return _run_on_lightning(command, args)
     except UserError as error:
         return _refuse(str(error))
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{where}{error.strerror}. {_OF_THE_PLACE[error.errno]} The same command goes on.")
     return 0
 
 
-def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -> None:
-    """Run a subcommand; what Lightning and its parser refuse becomes a UserError.
+# What the place where files are written says, and what may be done.
+_OF_THE_PLACE = {
+    errno.ENOSPC: "Make room on the disk.",
+    errno.EDQUOT: "Make room within the quota.",
+    errno.EFBIG: "Files there may not grow that large.",
+    errno.EROFS: "Nothing can be written there: work in another folder, or set --trainer.logger.init_args.save_dir.",
+    errno.EACCES: "Nothing can be written there: work in another folder, or set --trainer.logger.init_args.save_dir.",
+}
+
+
+def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -> int:
+    """Run a subcommand, and say its status; what Lightning and its parser refuse becomes a UserError.
 
     Apart, since their exceptions cannot be named without importing torch, which takes seconds.
     """
     from lightning_fabric.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from spikesparse.imports import limited_imports, split_allowed
 
@@ -90,8 +119,14 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
     try:
         with limited_imports(allowed):
             _run_limited(command, args)
+    except SIGTERMException:
+        from spikesparse.interruption import STATUS
+
+        print(f"stopped by a signal; `spikesparse {args[0]}` with the same flags goes on from here", flush=True)
+        return STATUS
     except MisconfigurationException as error:  # Lightning's word for settings that contradict each other
         raise UserError(" ".join(str(error).split())) from error
+    return 0
 
 
 def _run_limited(command: Callable[[list[str]], object], args: list[str]) -> None:
@@ -117,4 +152,4 @@ def _refuse(reason: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

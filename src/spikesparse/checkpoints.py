@@ -66,19 +66,13 @@ class BestCheckpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's, and what was chosen among."""
-        return super().state_dict() | {"choice": self._choice}
+        return super().state_dict() | {"choice": self._choice, "validated_epoch": self._validated_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Forget a best epoch that was chosen under another budget: it may not keep this one."""
+        self._validated_epoch = state_dict.get("validated_epoch", -1)
         if state_dict.get("choice", "") == self._choice:
             super().load_state_dict(state_dict)
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: the state at the end of the last epoch, to resume from."""
-
-    def __init__(self) -> None:
-        super().__init__(filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 def read_checkpoint(path: str | Path, flag: str = "--ckpt_path") -> dict[str, Any]:
@@ -118,22 +112,19 @@ def _are_settings(settings: Any) -> bool:
     return isinstance(settings, dict) and all(isinstance(section, dict) for section in sections)
 
 
-def refuse_unsafe_checkpoint(config: Any) -> None:
-    """Have Lightning read checkpoints without running code, and only files that are whole.
+def refuse_unsafe_reading(config: Any) -> None:
+    """Have Lightning read checkpoints without running code.
 
     Args:
         config: the settings of a subcommand; its ``weights_only`` is set.
 
     Raises:
-        UserError: if they ask for the contrary, or name a file that :func:`read_checkpoint` would refuse.
+        UserError: if they ask for the contrary.
     """
     if config.get("weights_only") is False:
         raise UserError("--weights_only=false: a checkpoint could run any code then; leave it out.")
     if "weights_only" in config:
         config.weights_only = True
-    path = config.get("ckpt_path")
-    if path and path not in CHOICES:
-        read_checkpoint(path)
 
 
 def settings_of(checkpoint: dict[str, Any], named: str) -> dict[str, Any]:

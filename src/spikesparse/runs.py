@@ -22,7 +22,7 @@ from spikesparse.yaml_files import load_yaml, read_yaml
 # Settings that change where and how a run is computed, not what it is: they do not make another experiment.
 _NOT_AN_OVERRIDE = re.compile(
     r"--(seed_everything|ckpt_path|weights_only|data\.data_dir|data\.predict_on|trainer\.enable_|trainer\.logger|"
-    r"print_config|verbose|allow-import)"
+    r"print_config|verbose|checkpoint\.|allow-import)"
 )
 
 
@@ -85,25 +85,25 @@ def refuse_spawning(strategy: Any) -> None:
         raise UserError(f"--trainer.strategy={strategy}: on the command line, use --trainer.strategy=ddp.")
 
 
-def place_run(config: Any, subcommand: str, args: list[str]) -> Path | None:
-    """Give the logger, unless its name is set, the folder of this run; set an earlier run's folder aside.
-
-    Returns:
-        The run folder, or None if the configuration has a logger of its own.
-    """
-    logger = config.trainer.logger
-    init = getattr(logger, "init_args", None)
+def run_folder(config: Any, args: list[str]) -> Path | None:
+    """The folder of a run: its checkpoint's, or its own; None if the configuration has a logger of its own."""
+    init = getattr(config.trainer.logger, "init_args", None)
     if init is None or "save_dir" not in init or init.get("name") is not None:
         return None
     seed = config.get("seed_everything")
-    folder = folder_of_checkpoint(config.get("ckpt_path"))
-    if folder is None:
-        folder = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"
-        first_process = all(os.environ.get(v, "0") == "0" for v in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-        if subcommand == "fit" and first_process and folder.exists():
-            set_aside(folder)
+    own = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"
+    return folder_of_checkpoint(config.get("ckpt_path")) or own
+
+
+def place_logger(config: Any, folder: Path) -> None:
+    """Let the logger write into the run folder."""
+    init = config.trainer.logger.init_args
     init.save_dir, init.name, init.version = str(folder.parent.parent), folder.parent.name, folder.name
-    return folder
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or its first."""
+    return all(os.environ.get(v, "0") == "0" for v in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def set_aside(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,9 @@ _RAISED = (
     *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, AssertionError, OSError),
     *(ImportError, NotImplementedError, MemoryError),
 )
+
+#: A full disk, and the like: the command line has words of its own for these.
+_OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 class SettingsErrors(Callback):
@@ -39,6 +43,8 @@ class SettingsErrors(Callback):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, OSError) and error.errno in _OF_THE_PLACE:
+            return
         if self.over or isinstance(error, UserError | argparse.ArgumentError) or not isinstance(error, _RAISED):
             return
         if widened() and not isinstance(error, RecursionError):
