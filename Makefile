@@ -23,7 +23,7 @@ CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train compare pareto test test-all lint format types docs docs-serve crosscheck overhead peers \
-  benchmark reproduce kill tensorboard report rename clean
+  benchmark fuzz reproduce kill tensorboard report rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -103,6 +103,10 @@ peers: $(PEERS:%=.peers/%/.ready) ## install SpikingJelly, snnTorch, norse and s
 
 benchmark: $(READY) peers ## time and memory of a training step beside the peers and the limit
 	$(RUN) benchmarks/train_step.py $(ARGS)
+
+fuzz: $(READY) ## 10,000 mutated configurations through the command line, none of which may do harm
+	rm -f results/fuzz_configs.csv
+	$(RUN) benchmarks/fuzz_configs.py --csv results/fuzz_configs.csv $(ARGS)
 
 reproduce: $(READY) ## make the rows that results/ lacks of benchmarks/plan.yaml (ARGS: --budget 8m, --only TEXT, --npz FILE)
 	@$(RUN) benchmarks/reproduce.py --missing $(ARGS)

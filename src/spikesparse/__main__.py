@@ -6,6 +6,9 @@ spikesparse fit | validate | test | predict ...                Lightning's own; 
 spikesparse report RUN [RUN ...]                               finished runs side by side, as one HTML file
 spikesparse pareto --config FILE --trials 24 --workers 2       search for accurate and quiet networks; the front
 spikesparse convert FOLDER OUT.npz                             a folder of images as one file
+
+All but report and convert take --allow-import PREFIX (again, or several with commas): class paths in settings may name
+your own modules below it. Without it they name this package, torch and Lightning only; see docs/safety.md.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from typing import NoReturn
 
 from spikesparse.errors import UserError
 from spikesparse.quiet import quiet
+
+_LONGEST = 4000  # characters of an error
 
 
 def _command(name: str) -> Callable[[list[str]], object] | None:
@@ -80,8 +85,6 @@ def main(args: list[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"spikesparse {__version__}")
         return 0
-    if (here := os.getcwd()) not in sys.path:  # for the user's own classes; last, so that it hides nothing installed
-        sys.path.append(here)
     try:
         command = _command(args[0])
         if command is None:
@@ -120,8 +123,14 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+    from spikesparse.imports import limited_imports, split_allowed
+
+    allowed = split_allowed(args)[1]
+    if allowed and (here := os.getcwd()) not in sys.path:  # last, so that it hides nothing installed
+        sys.path.append(here)
     try:
-        command(args[1:])
+        with limited_imports(allowed):
+            _run_limited(command, args)
     except SIGTERMException:
         from spikesparse.interruption import STATUS
 
@@ -129,18 +138,28 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
         return STATUS
     except MisconfigurationException as error:  # Lightning's word for settings that contradict each other
         raise UserError(" ".join(str(error).split())) from error
-    except argparse.ArgumentError as error:  # the parser's own: an unknown flag, a value of the wrong type
-        from spikesparse.own import unusable_part
-        from spikesparse.runs import configs_of
-
-        if (unusable := unusable_part(configs_of(args))) is not None:
-            raise unusable from error
-        raise UserError(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.") from error
     return 0
 
 
+def _run_limited(command: Callable[[list[str]], object], args: list[str]) -> None:
+    try:
+        command(args[1:])
+    except argparse.ArgumentError as error:  # the parser's own: an unknown flag, a value of the wrong type
+        from spikesparse.imports import split_allowed
+        from spikesparse.own import unusable_part
+        from spikesparse.runs import configs_of
+
+        if (unusable := unusable_part(configs_of(split_allowed(args)[0]))) is not None:
+            raise unusable from error
+        raise UserError(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.") from error
+
+
 def _refuse(reason: str) -> int:
-    print(f"spikesparse: error: {reason}", file=sys.stderr, flush=True)
+    line = "".join(
+        c if c.isprintable() else "\ufffd" for c in " ".join(reason.split())
+    )  # it may quote a stranger's file
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+    print(f"spikesparse: error: {line}", file=sys.stderr, flush=True)
     return 2
 
 

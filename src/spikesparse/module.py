@@ -25,6 +25,7 @@ from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import SpikingNetwork, SpikingOutput
 from spikesparse.nn.network import output_of
 from spikesparse.process_state import ProcessState
+from spikesparse.settings_errors import SettingsErrors
 from spikesparse.sparsity import Penalty, SpikePenalty
 from spikesparse.sparsity.penalty import penalty_of
 from spikesparse.sync_batchnorm import honour_sync_batchnorm
@@ -137,10 +138,11 @@ class SpikingClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer, and scheduler stepped once per epoch."""
-        optimizer = self.optimizer(self.parameters())
-        if self.scheduler is None:
+        with SettingsErrors():  # both are built only now: a negative rate, say, is seen here
+            optimizer = self.optimizer(self.parameters())
+            scheduler = None if self.scheduler is None else self.scheduler(optimizer)
+        if scheduler is None:
             return optimizer
-        scheduler = self.scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             config["monitor"] = getattr(scheduler, "monitor", "loss/task/val")
