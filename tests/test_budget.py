@@ -422,7 +422,7 @@ def test_two_processes_have_the_same_lambda_in_every_epoch(tiny_args):
         "            print(module.sparsity_weight.hex(), file=file)\n"
     )
     args = [*tiny_args, "--budget.target=30", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    args += ["--trainer.callbacks+=watch.Watch"]
+    args += ["--trainer.callbacks+=watch.Watch", "--allow-import=watch"]
     ended = subprocess.run([sys.executable, "-m", "spikesparse", "fit", *args], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     first, second = (Path(f"rank{rank}.txt").read_text().splitlines() for rank in (0, 1))

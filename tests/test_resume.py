@@ -302,7 +302,7 @@ def test_two_processes_and_loader_workers_stop_together_and_go_on(tiny_args, tmp
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
     )
     args = [*tiny_args, "--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    args += ["--trainer.callbacks+=stop.Stop", f"--data.num_workers={workers}"]
+    args += ["--trainer.callbacks+=stop.Stop", "--allow-import=stop", f"--data.num_workers={workers}"]
 
     def run(*more):
         return subprocess.run(
