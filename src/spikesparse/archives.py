@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -146,9 +147,13 @@ def _itemsize(named: str) -> int:
     if name == "UntypedStorage":
         return 1
     kind = getattr(torch, name, None) if module in ("torch", "torch.storage", "torch.cuda") else None
-    if not (isinstance(kind, type) and name.endswith("Storage") and hasattr(kind, "dtype")):
+    if not (isinstance(kind, type) and name.endswith("Storage")):
         raise ValueError(f"it names a tensor of the unknown type {named[:80]!r}")
-    return int(kind.dtype.itemsize)
+    with warnings.catch_warnings():  # torch's own, of the classes that its own files still name
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
+        if not hasattr(kind, "dtype"):
+            raise ValueError(f"it names a tensor of the unknown type {named[:80]!r}")
+        return int(kind.dtype.itemsize)
 
 
 def _check_tensor(storage: Any, offset: Any, size: Any, *rest: Any) -> _Inert:
