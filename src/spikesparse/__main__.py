@@ -18,6 +18,7 @@ import errno
 import locale
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -57,8 +58,19 @@ def entry() -> NoReturn:
 
     Configuration files, logs and tables are UTF-8, and the libraries that read and write them ask the locale.
     """
-    if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8"):
+    asked = os.environ.get("PYTHONUTF8") == "1"  # and -X utf8=0 did not want it
+    if not sys.flags.utf8_mode and not asked and locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8"):
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
+    default = threading.excepthook
+
+    def say(thread: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread; what fails there reaches the run with its next value."""
+        if isinstance(thread.exc_value, OSError) and thread.exc_value.errno in _OF_THE_PLACE:
+            print(f"warning: a log cannot be written: {thread.exc_value}", file=sys.stderr, flush=True)
+        else:
+            default(thread)
+
+    threading.excepthook = say
     sys.exit(main())
 
 
