@@ -18,6 +18,7 @@ import io
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -343,10 +344,14 @@ def fuzz(count: int, seed: int, first: int = 0, limit: int = 30) -> tuple[Counte
     def on_alarm(number: int, frame: Any) -> None:
         raise Hang
 
-    here, before = os.getcwd(), signal.signal(signal.SIGALRM, on_alarm)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), stopped_before_training() as known:
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        warnings.catch_warnings(),
+        stopped_before_training() as known,
+    ):
         warnings.simplefilter("ignore")
-        os.chdir(folder)
         Path("canary.py").write_text("open('HARM', 'w')\nclass Canary: pass\n")
         sys.path.append(folder)  # a stranger's file at hand, as if started in his folder by python -m
         sys.meta_path.insert(0, watch)  # type: ignore[arg-type]
@@ -358,6 +363,7 @@ def fuzz(count: int, seed: int, first: int = 0, limit: int = 30) -> tuple[Counte
                 watch.active = True
                 ended, said = outcome(Path("case.yaml"), flags, limit)
                 watch.active = False
+                shutil.rmtree("runs", ignore_errors=True)
                 if watch.seen or Path("HARM").exists():
                     ended, said = "harm", f"{watch.seen}; {said}"
                     watch.seen.clear()
@@ -367,7 +373,6 @@ def fuzz(count: int, seed: int, first: int = 0, limit: int = 30) -> tuple[Counte
                     findings.append(f"seed {seed}, case {number}: {ended}: {said}\nflags {flags}\n{text[:1500]}\n")
                     print(findings[-1], flush=True)
         finally:
-            os.chdir(here)
             sys.meta_path.remove(watch)  # type: ignore[arg-type]
             sys.path.remove(folder)
             signal.signal(signal.SIGALRM, before)
