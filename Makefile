@@ -23,7 +23,7 @@ CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train compare pareto test test-all lint format types docs docs-serve crosscheck overhead peers \
-  benchmark fuzz reproduce kill tensorboard report rename clean
+  benchmark fuzz soak reproduce kill tensorboard report rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -107,6 +107,9 @@ benchmark: $(READY) peers ## time and memory of a training step beside the peers
 fuzz: $(READY) ## 10,000 mutated configurations through the command line, none of which may do harm
 	rm -f results/fuzz_configs.csv
 	$(RUN) benchmarks/fuzz_configs.py --csv results/fuzz_configs.csv $(ARGS)
+
+soak: $(READY) ## 2,000 short epochs in one process: does memory, a file or a thread stay behind? (15 minutes)
+	$(RUN) benchmarks/soak.py --csv results/soak.csv $(ARGS)
 
 reproduce: $(READY) ## make the rows that results/ lacks of benchmarks/plan.yaml (ARGS: --budget 8m, --only TEXT, --npz FILE)
 	@$(RUN) benchmarks/reproduce.py --missing $(ARGS)

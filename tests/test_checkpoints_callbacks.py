@@ -287,7 +287,10 @@ def test_silent_layer_is_named_once_with_what_to_change(tmp_path, data):
 
 def test_layer_that_falls_silent_again_is_named_again(recwarn):
     guard, names = SilentLayers(), {"conv1": 10, "conv2": 10}
-    trainer = SimpleNamespace(log_every_n_steps=2, is_last_batch=False, global_step=0, current_epoch=0)
+    one_process = SimpleNamespace(reduce=lambda spikes, reduce_op: spikes)
+    trainer = SimpleNamespace(
+        log_every_n_steps=2, is_last_batch=False, global_step=0, current_epoch=0, strategy=one_process
+    )
     second_layer = [5, 0, 0, 7, 0, 0, 0, 0, 3, 3, 0, 0]  # spikes, batch by batch; looked at every second batch
     for batch, spikes in enumerate(second_layer):
         tally = SimpleNamespace(spikes=torch.tensor([[1.0, 2.0], [spikes, 0.0]]), layers=SimpleNamespace(neurons=names))

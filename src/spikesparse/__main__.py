@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from spikesparse.errors import UserError
+from spikesparse.peers import lost_peer, watch_parent
 from spikesparse.quiet import quiet
 
 _LONGEST = 4000  # characters of an error
@@ -75,7 +76,11 @@ def entry() -> NoReturn:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Dispatch a subcommand; 0 if it went well, 2 for what the user can mend, 143 if a signal stopped training."""
+    """Dispatch a subcommand.
+
+    Returns:
+        0 if it went well, 2 for what the user can mend, 143 if a signal stopped training, 1 if another process is gone.
+    """
     from spikesparse import __version__
 
     args = sys.argv[1:] if args is None else args
@@ -85,6 +90,7 @@ def main(args: list[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"spikesparse {__version__}")
         return 0
+    watch_parent()
     try:
         command = _command(args[0])
         if command is None:
@@ -102,6 +108,10 @@ def main(args: list[str] | None = None) -> int:
             raise
         where = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{where}{error.strerror}. {_OF_THE_PLACE[error.errno]} The same command goes on.")
+    except RuntimeError as error:
+        if (reason := lost_peer(error)) is None:
+            raise
+        return _refuse(reason, 1)
     return 0
 
 
@@ -154,13 +164,13 @@ def _run_limited(command: Callable[[list[str]], object], args: list[str]) -> Non
         raise UserError(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.") from error
 
 
-def _refuse(reason: str) -> int:
+def _refuse(reason: str, status: int = 2) -> int:
     line = "".join(
         c if c.isprintable() else "\ufffd" for c in " ".join(reason.split())
     )  # it may quote a stranger's file
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
     print(f"spikesparse: error: {line}", file=sys.stderr, flush=True)
-    return 2
+    return status
 
 
 if __name__ == "__main__":

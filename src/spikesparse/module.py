@@ -175,9 +175,9 @@ class SpikingClassifier(LightningModule):
         weighted = self.sparsity_weight * sparsity.to(task.dtype) if self.sparsity_weight else 0.0
         return {"loss": task + weighted, "tally": output.tally.detach()}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch."""
-        self._losses(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Measure a batch; returns its task loss."""
+        return {"loss": self._losses(batch, "val")[1]}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Measure a batch; returns what :meth:`predict_step` does."""

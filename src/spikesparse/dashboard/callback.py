@@ -28,7 +28,7 @@ class Dashboard(Callback):
 
     Args:
         every_n_epochs: draw after the validation of every so many epochs, and of the last; None spreads about ten
-            drawings over the run; 0 draws none.
+            drawings over the run, or if it has no last epoch draws after epochs 1, 2, 4, 8, ...; 0 draws none.
         images: validation images to show.
         neurons: neurons of each layer in the raster.
 
@@ -65,6 +65,7 @@ class Dashboard(Callback):
         for tag, figure in self._draw(trainer, pl_module).items():
             for logger in takers:
                 show(logger, tag, figure, trainer.global_step)
+            figure.clear()  # or its cycles wait for the garbage collector, tens of megabytes later
         bill: SpikeBill = cast(Any, pl_module).bills["val"]
         for logger in takers:
             if isinstance(logger, TensorBoardLogger):
@@ -76,8 +77,10 @@ class Dashboard(Callback):
         if self.every_n_epochs == 0 or trainer.state.fn != "fit":
             return False
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
-        every = self.every_n_epochs or max(1, (epochs or PICTURES_PER_RUN) // PICTURES_PER_RUN)
         done = trainer.current_epoch + 1
+        if self.every_n_epochs is None and epochs is None:
+            return done.bit_count() == 1  # powers of two: the files stay small, however long the run
+        every = self.every_n_epochs or max(1, (epochs or 0) // PICTURES_PER_RUN)
         return done % every == 0 or done == epochs
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Figure]:

@@ -1,0 +1,63 @@
+"""When one of several processes ends before its time, the others end too, and say why.
+
+Three things bring that about. A process that waits for another in gloo gets an error as soon as that one is gone:
+:func:`lost_peer` makes a sentence of it. Lightning's launcher, in the first process, looks at the processes that it
+started every five seconds, and ends all of them when one has failed. And a process that was started by another ends
+when that one is gone: :func:`watch_parent`. Between machines it is for Slurm, or torchrun's agents, to do the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+
+_LAUNCHER = "SPIKESPARSE_LAUNCHER"  # process id of the command that Lightning's launcher runs in
+_GRACE = 10.0  # seconds; a run that is over may end in any order
+_LOST = re.compile(
+    r"(?:gloo.*?|nccl.*?)((?:closed|reset) by peer|timed out|broken pipe|remote process exited)", re.I | re.S
+)
+
+
+def watch_parent() -> None:
+    """End this process when the one that launched it is gone: nobody waits for it, and its peers are ending too.
+
+    That is Lightning's first process for those that it starts, and torchrun's agent. Called once, as early as can be.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = os.getppid()
+    elif os.environ.get("LOCAL_RANK", "0") != "0" and _LAUNCHER in os.environ:
+        parent = int(os.environ[_LAUNCHER])  # not asked for: it may be gone already
+    else:
+        os.environ[_LAUNCHER] = str(os.getpid())
+        return
+    threading.Thread(target=_end_with, args=(parent,), daemon=True, name="watch-parent").start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    time.sleep(_GRACE)
+    print(f"spikesparse: error: process {_rank()} ends: its launcher is gone.", file=sys.stderr, flush=True)
+    os._exit(1)  # the main thread may wait in a collective operation that nobody else will join
+
+
+def lost_peer(error: RuntimeError) -> str | None:
+    """A sentence about an error of torch's, if it says that another process is gone.
+
+    >>> lost_peer(RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [::1]:4: Connection reset by peer"))[:66]
+    'process 0 ends: another process of this run is gone (reset by peer'
+    """
+    found = _LOST.search(str(error))
+    if found is None:
+        return None
+    return (
+        f"process {_rank()} ends: another process of this run is gone ({found[1].lower()}). If it said why, that "
+        "stands above. The same command goes on from the newest checkpoint."
+    )
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))

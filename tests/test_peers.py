@@ -1,0 +1,162 @@
+"""One of two processes ends before its time: the other ends too, says why, and leaves none behind."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spikesparse.peers import lost_peer
+
+PERISH = '''
+import os
+import signal
+import time
+from pathlib import Path
+
+from pytorch_lightning import Callback
+
+from spikesparse import DirectEncoder
+from spikesparse.errors import UserError
+
+
+class Perish(Callback):
+    """In the middle of epoch 1, one process perishes; the other may be busy for ever with something else."""
+
+    def __init__(self, who: str, how: str, other: str = "trains") -> None:
+        self.who, self.how, self.other = who, how, other
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        rank = trainer.global_rank
+        Path(f"pid-{rank}").write_text(str(os.getpid()))
+        if (trainer.current_epoch, batch_idx) != (1, 1):
+            return
+        if self.who == "agent" or rank != int(self.who):
+            if self.other == "waits":
+                Path("waits").touch()
+                time.sleep(1e6)
+            return
+        while self.other == "waits" and not Path("waits").exists():
+            time.sleep(0.1)
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise {"user": UserError, "data": OSError}[self.how]("the images are gone")
+
+
+class Missing(DirectEncoder):
+    """One process cannot even begin."""
+
+    def __init__(self):
+        if os.environ.get("LOCAL_RANK") == "1":
+            raise UserError("the images are missing here")
+'''
+
+
+@pytest.fixture
+def launch(tiny_args):
+    """Start two processes, plainly or by torchrun; wait until nobody holds their output any more."""
+    Path("perish.py").write_text(PERISH)
+    before = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+
+    def run(launcher, *more, during=None):
+        args = [*tiny_args, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=50", *more]
+        command = [*(before if launcher == "torchrun" else []), "spikesparse", "fit", *args]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        out = Path("out.txt")
+        with out.open("w") as file:
+            started = subprocess.Popen([sys.executable, "-m", *command], stdout=file, stderr=file, env=env)
+        if during is not None:
+            during(started)
+        status = started.wait(timeout=240)
+        left = [rank for rank in (0, 1) if not gone(rank)]
+        assert not left, f"processes {left} go on: {out.read_text()[-3000:]}"
+        return status, out.read_text()
+
+    return run
+
+
+def gone(rank, within=60):
+    """Whether a process that trained has ended, or does so in time; one that nobody has asked for its status has."""
+    path = Path(f"pid-{rank}")
+    stat = Path("/proc", path.read_text(), "stat") if path.exists() else path
+    for _ in range(10 * within):
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def perish(who, how, other="trains"):
+    init = {"who": who, "how": how, "other": other}
+    return ["--trainer.callbacks+=perish.Perish", *(f"--trainer.callbacks.{name}={v}" for name, v in init.items())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_takes_the_other_along(launch, rank):
+    status, said = launch("plain", *perish(rank, "kill"))
+    assert status == (1 if rank else -9)  # the command's own process is the first
+    assert f"spikesparse: error: process {1 - rank} ends: another process of this run is gone" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_under_torchrun_takes_the_other_along(launch, rank):
+    status, said = launch("torchrun", *perish(rank, "kill"))
+    assert status == 1
+    assert "Signal 9 (SIGKILL) received by PID" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "rank", "how"), [("plain", 0, "user"), ("plain", 1, "data"), ("torchrun", 1, "user")]
+)
+def test_a_process_whose_images_vanish_says_so_and_takes_the_other_along(launch, launcher, rank, how):
+    status, said = launch(launcher, *perish(rank, how))
+    assert status == (2 if (launcher, rank) == ("plain", 0) else 1)
+    assert {"user": "spikesparse: error: the images are gone", "data": "OSError: the images are gone"}[how] in said
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_begin_takes_the_first_along(launch):
+    """Which waits for it, with no connection yet that could break."""
+    status, said = launch("plain", "--data.encoder=perish.Missing")
+    assert status == -9
+    assert "the images are missing here" in said
+    assert "terminated with code" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_waits_for_something_else_ends_all_the_same(launch, rank):
+    """As in a collective operation of CUDA, which does not notice that the other side is gone."""
+    status, said = launch("plain", *perish(rank, "kill", other="waits"))
+    assert status == -9
+    reasons = ["spikesparse: error: process 1 ends: its launcher is gone", "terminated with code -9"]
+    assert reasons[rank] in said
+
+
+@pytest.mark.slow
+def test_processes_whose_launcher_was_killed_end(launch):
+    """torchrun's agent is what watches them: without it nobody would."""
+
+    def kill(agent):
+        while not Path("waits").exists() and agent.poll() is None:
+            pass
+        agent.kill()
+
+    status, said = launch("torchrun", *perish("agent", "kill", other="waits"), during=kill)
+    assert status == -9
+    for rank in (0, 1):
+        assert f"spikesparse: error: process {rank} ends: its launcher is gone" in said
+
+
+@pytest.mark.parametrize("text", ["CUDA out of memory", "mat1 and mat2 shapes cannot be multiplied", "gloo: bad enum"])
+def test_other_errors_are_left_alone(text):
+    assert lost_peer(RuntimeError(text)) is None
