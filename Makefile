@@ -23,7 +23,7 @@ CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train compare pareto test test-all lint format types docs docs-serve crosscheck overhead peers \
-  benchmark soak reproduce tensorboard report rename clean
+  benchmark fuzz soak reproduce kill tensorboard report rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -39,11 +39,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps lightning-bolts==0.7.0
 	@touch $@
 
-train: $(READY) ## train and test EXPERIMENT (default: digits) with ARGS
-	@$(RUN) -m spikesparse train $(CONFIG) $(ARGS)
+train: $(READY) ## train and test EXPERIMENT (default: digits) with ARGS; goes on if stopped, FRESH=1 begins anew
+	@$(RUN) -m spikesparse train $(CONFIG) $(ARGS) $(if $(FRESH),--fresh)
 
 compare: $(READY) ## train EXPERIMENT and its accuracy-only twin, and compare spikes and accuracy
-	@$(RUN) -m spikesparse compare $(CONFIG) $(ARGS)
+	@$(RUN) -m spikesparse compare $(CONFIG) $(ARGS) $(if $(FRESH),--fresh)
 
 WORKERS ?= 1
 TRIALS ?= 24
@@ -104,11 +104,18 @@ peers: $(PEERS:%=.peers/%/.ready) ## install SpikingJelly, snnTorch, norse and s
 benchmark: $(READY) peers ## time and memory of a training step beside the peers and the limit
 	$(RUN) benchmarks/train_step.py $(ARGS)
 
+fuzz: $(READY) ## 10,000 mutated configurations through the command line, none of which may do harm
+	rm -f results/fuzz_configs.csv
+	$(RUN) benchmarks/fuzz_configs.py --csv results/fuzz_configs.csv $(ARGS)
+
 soak: $(READY) ## 2,000 short epochs in one process: does memory, a file or a thread stay behind? (15 minutes)
 	$(RUN) benchmarks/soak.py --csv results/soak.csv $(ARGS)
 
 reproduce: $(READY) ## make the rows that results/ lacks of benchmarks/plan.yaml (ARGS: --budget 8m, --only TEXT, --npz FILE)
 	@$(RUN) benchmarks/reproduce.py --missing $(ARGS)
+
+kill: $(READY) ## kill a run 20 times at random moments, and compare it with the one that was not (minutes)
+	@$(RUN) benchmarks/kill.py $(ARGS)
 
 tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-parameters
 	@echo "dashboard: http://localhost:6006/#custom_scalars"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -61,18 +60,15 @@ def folder_of(words: list[str], seed: int) -> Path:
     return Path("runs") / run_name(["fit", *words[1:]]) / f"seed{seed}"
 
 
-def train(words: list[str], folder: Path, seconds_left: float, fresh: bool, lock: FileLock) -> bool:
+def train(words: list[str], seconds_left: float, fresh: bool, lock: FileLock) -> bool:
     """Train and test, going on where an unfinished run stopped; whether it came to its end in time.
 
     The training holds the run's lock too: it may outlive this process.
     """
-    resume = [] if fresh or not (last := folder / "checkpoints/last.ckpt").is_file() else [f"--ckpt_path={last}"]
-    if (folder / "result.json").is_file():
-        resume = []
-    quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    flags = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     environment = {**ALLOCATOR, **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "spikesparse", *words, *quiet, *resume]
+    command = [sys.executable, "-m", "spikesparse", *words, *flags, *(["--fresh"] if fresh else [])]
     child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=[lock.fileno()])
     try:
         code = child.wait(max(1.0, seconds_left))
@@ -124,5 +120,5 @@ def is_finished(folder: Path, words: list[str]) -> bool:
     if not path.is_file():
         return False
     kept = json.loads(path.read_text())
-    command = [word for word in kept.get("command", []) if not re.match(r"--(trainer\.enable_|ckpt_path)", word)]
+    command = [word for word in kept.get("command", []) if not word.startswith("--trainer.enable_")]
     return command == words and kept.get("configs") == config_digest(words)

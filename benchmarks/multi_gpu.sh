@@ -14,7 +14,7 @@ if ((gpus < 2)); then
   exit 2
 fi
 
-"$python" -m spikesparse train --config configs/experiment/digits.yaml \
+"$python" -m spikesparse train --fresh --config configs/experiment/digits.yaml \
   --trainer.devices="$gpus" --trainer.strategy=ddp --data.batch_size=$((64 / gpus))
 checkpoint=$(ls -t runs/digits-*/seed0/checkpoints/best.ckpt | head -n 1)
 for devices in 1 "$gpus"; do
@@ -25,6 +25,6 @@ done
 for devices in 1 "$gpus"; do
   strategy=$([[ $devices == 1 ]] && echo auto || echo ddp)
   echo "== one epoch of cifar10_vgg9 on ${devices} GPU(s)"
-  time "$python" -m spikesparse fit --config configs/experiment/cifar10_vgg9.yaml --trainer.max_epochs=1 \
+  time "$python" -m spikesparse fit --fresh --config configs/experiment/cifar10_vgg9.yaml --trainer.max_epochs=1 \
     --model.scheduler.warmup_epochs=0 --trainer.devices="$devices" --trainer.strategy="$strategy" "$@"
 done

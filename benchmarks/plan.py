@@ -18,8 +18,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = ROOT / "benchmarks/plan.yaml"
 sys.path.insert(0, str(ROOT / "src"))
-from spikesparse.bill_files import replace_file  # noqa: E402
 from spikesparse.search.locks import FileLock  # noqa: E402
+from spikesparse.whole_files import replace_file  # noqa: E402
 
 COLUMNS = [
     *("recipe", "seed", "config", "architecture", "timesteps", "encoding", "train_images", "precision", "lambda_end"),

@@ -14,10 +14,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from spikesparse import LIF, CIFAR10DataModule, SparsityAnnealing, SpikingClassifier, SpikingVGG
-from spikesparse.callbacks import RandomState, SilentLayers
-from spikesparse.checkpoints import BestCheckpoint, LastCheckpoint, check_state_dict, read_checkpoint
+from spikesparse.callbacks import SilentLayers
+from spikesparse.checkpoints import BestCheckpoint, check_state_dict, read_checkpoint
 from spikesparse.errors import UserError
 from spikesparse.predict import PredictionWriter
+from spikesparse.process_state import ProcessState
+from spikesparse.saving import LastCheckpoint
 
 trains = pytest.mark.filterwarnings(
     r"ignore:The '\w+' does not have many workers",
@@ -205,7 +207,7 @@ def test_without_annealing_every_epoch_counts(tmp_path):
 def test_ramp_that_never_ends_gives_a_warning_and_no_best_checkpoint(tmp_path):
     with pytest.warns(UserWarning, match=r"end value in epoch 5, but training ends after 2 epochs"):
         fit_scripted(tmp_path, [0.4, 0.8], SparsityAnnealing(end_value=1.0, end_epoch=5))
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
 
 
 @trains
@@ -344,7 +346,7 @@ class Draws(LightningModule):
 
 
 @trains
-@pytest.mark.parametrize(("callbacks", "restored"), [([RandomState], True), ([], False)])
+@pytest.mark.parametrize(("callbacks", "restored"), [([ProcessState], True), ([], False)])
 def test_resumed_run_draws_on_where_the_first_one_stopped(tmp_path, callbacks, restored):
     def drawn(folder, seed, epochs, resume=False):
         torch.manual_seed(seed)

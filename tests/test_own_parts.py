@@ -57,14 +57,15 @@ def follow(page, extra=()):
     return folder
 
 
-def check_later_use(folder):
+def check_later_use(folder, allowed=()):
     """`test` and `predict` rebuild everything from the checkpoint alone; so does load_run."""
     quick = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     checkpoint = f"--ckpt_path={folder}/checkpoints/best.ckpt"
+    quick += [f"--allow-import={allowed}"] if allowed else []
     assert main(["test", checkpoint, "--trainer.limit_test_batches=1", *quick]) == 0
     assert main(["predict", checkpoint, "--trainer.limit_predict_batches=1", *quick]) == 0
     assert (folder / "predictions_val.csv").read_text().count("\n") == 1 + 8
-    return load_run(folder)
+    return load_run(folder, allow_import=allowed)
 
 
 def test_own_images():
@@ -75,13 +76,13 @@ def test_own_images():
 
 
 def test_own_network():
-    module, _ = check_later_use(follow("own_network"))
+    module, _ = check_later_use(follow("own_network"), "my_network")
     assert type(module.net).__name__ == "WideNet"
     assert module.net.sizes.neurons == {"conv1": 8 * 16 * 16, "conv2": 16 * 8 * 8}
 
 
 def test_own_neuron():
-    module, _ = check_later_use(follow("own_neuron"))
+    module, _ = check_later_use(follow("own_neuron"), "my_neuron")
     neurons = [layer.neuron for layer in module.net.layers.values() if layer.neuron is not None]
     assert {type(neuron).__name__ for neuron in neurons} == {"Adaptive"}
     assert {neuron.rise for neuron in neurons} == {0.3}
@@ -100,7 +101,7 @@ def test_own_neuron_of_the_page_spikes_as_it_says():
 
 
 def test_own_encoder():
-    _, data = check_later_use(follow("own_encoder"))
+    _, data = check_later_use(follow("own_encoder"), "my_encoder")
     assert (type(data.encoder).__name__, data.encoder.floor, data.timesteps) == ("Latency", 0.2, 6)
     batch = data.encode(next(iter(data.test_dataloader())))
     assert batch.images.shape[0] == 6
@@ -115,7 +116,7 @@ def test_own_schedule(capsys):
 
 
 def test_own_penalty():
-    module, _ = check_later_use(follow("own_penalty"))
+    module, _ = check_later_use(follow("own_penalty"), "my_penalty")
     assert (type(module.penalty).__name__, module.penalty.spikes) == ("Budget", 500)
 
 
@@ -162,7 +163,7 @@ def falling(progress): return -1.0
 @pytest.fixture
 def mine(tiny_args):
     Path("mine.py").write_text(MINE)
-    return [a for a in tiny_args if "model.net" not in a and "encoder" not in a]
+    return ["--allow-import=mine", *(a for a in tiny_args if "model.net" not in a and "encoder" not in a)]
 
 
 def test_plain_module_trains_and_its_class_may_stand_in_a_config_file(mine):
@@ -170,13 +171,15 @@ def test_plain_module_trains_and_its_class_may_stand_in_a_config_file(mine):
     Path("mine.yaml").write_text(yaml.safe_dump({"model": {"net": net}}))
     assert str(Path.cwd()) not in sys.path  # nor is it for the console script, whose own folder stands there
     assert main(["train", "--config", "mine.yaml", *mine]) == 0
-    module, _ = load_run(Path("runs") / run_name(["fit", "--config", "mine.yaml", *mine]) / "seed0")
+    module, _ = load_run(
+        Path("runs") / run_name(["fit", "--config", "mine.yaml", *mine]) / "seed0", allow_import=["mine"]
+    )
     assert type(module.net).__name__ == "Plain"
     assert (module.net.hidden, module.net.out.out_features, module.net.timesteps) == (7, 3, 3)
 
 
 BAD = {
-    "--model.net=nowhere.Net": ["No module named 'nowhere'", "no nowhere.py in", "SpikingOutput", "own_network.md"],
+    "--model.net=mine.nowhere.Net": ["No module named 'mine.nowhere'", "SpikingOutput", "own_network.md"],
     "--model.net=mine.Nothing": ["has no attribute 'Nothing'", "SpikingOutput"],
     "--model.net=mine.NoModule": ["torch.nn.Module", "SpikingOutput"],
     "--model.net=mine.Deaf": ["takes no input_shape, timesteps"],
@@ -214,10 +217,10 @@ def test_unusable_part_of_a_config_file_or_checkpoint_is_named(mine, capsys, tmp
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
     del sys.modules["mine"]
-    assert main(["test", f"--ckpt_path={tmp_path / folder}/checkpoints/last.ckpt"]) == 2
+    assert main(["test", "--allow-import=mine", f"--ckpt_path={tmp_path / folder}/checkpoints/last.ckpt"]) == 2
     assert "--model.net=mine.Plain: No module named 'mine'" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"--model.net=mine.Plain: No module named 'mine'"):
-        load_run(tmp_path / folder, "last")
+        load_run(tmp_path / folder, "last", "mine")
 
 
 def test_edited_file_of_ones_own_makes_another_experiment():

@@ -398,7 +398,7 @@ def test_cifar_without_network_names_address_checksum_folder_and_the_digits(
     def no_network(*args, **kwargs):
         raise URLError("no route to host")
 
-    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
     words = [f"--data.source={source}", f"--data.data_dir={tmp_path}", f"https://www.cs.toronto.edu/~kriz/{url}", md5]
     refused(source, tmp_path, *words, tmp_path / base, "no route to host", "EXPERIMENT=digits")
 

@@ -6,18 +6,27 @@ spikesparse fit | validate | test | predict ...                Lightning's own; 
 spikesparse report RUN [RUN ...]                               finished runs side by side, as one HTML file
 spikesparse pareto --config FILE --trials 24 --workers 2       search for accurate and quiet networks; the front
 spikesparse convert FOLDER OUT.npz                             a folder of images as one file
+
+All but report and convert take --allow-import PREFIX (again, or several with commas): class paths in settings may name
+your own modules below it. Without it they name this package, torch and Lightning only; see docs/safety.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import locale
 import os
 import sys
+import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 from spikesparse.errors import UserError
 from spikesparse.peers import lost_peer, watch_parent
 from spikesparse.quiet import quiet
+
+_LONGEST = 4000  # characters of an error
 
 
 def _command(name: str) -> Callable[[list[str]], object] | None:
@@ -45,8 +54,33 @@ def _command(name: str) -> Callable[[list[str]], object] | None:
     return None
 
 
+def entry() -> NoReturn:
+    """The console script: :func:`main` in UTF-8, whatever the locale.
+
+    Configuration files, logs and tables are UTF-8, and the libraries that read and write them ask the locale.
+    """
+    asked = os.environ.get("PYTHONUTF8") == "1"  # and -X utf8=0 did not want it
+    if not sys.flags.utf8_mode and not asked and locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8"):
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
+    default = threading.excepthook
+
+    def say(thread: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread; what fails there reaches the run with its next value."""
+        if isinstance(thread.exc_value, OSError) and thread.exc_value.errno in _OF_THE_PLACE:
+            print(f"warning: a log cannot be written: {thread.exc_value}", file=sys.stderr, flush=True)
+        else:
+            default(thread)
+
+    threading.excepthook = say
+    sys.exit(main())
+
+
 def main(args: list[str] | None = None) -> int:
-    """Dispatch a subcommand; 0 if it went well, 2 for what the user can mend, 1 if another process of a run is gone."""
+    """Dispatch a subcommand.
+
+    Returns:
+        0 if it went well, 2 for what the user can mend, 143 if a signal stopped training, 1 if another process is gone.
+    """
     from spikesparse import __version__
 
     args = sys.argv[1:] if args is None else args
@@ -56,8 +90,6 @@ def main(args: list[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"spikesparse {__version__}")
         return 0
-    if (here := os.getcwd()) not in sys.path:  # for the user's own classes; last, so that it hides nothing installed
-        sys.path.append(here)
     watch_parent()
     try:
         command = _command(args[0])
@@ -68,9 +100,14 @@ def main(args: list[str] | None = None) -> int:
         if args[0] == "report":
             command(args[1:])
         else:
-            _run_on_lightning(command, args)
+            return _run_on_lightning(command, args)
     except UserError as error:
         return _refuse(str(error))
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{where}{error.strerror}. {_OF_THE_PLACE[error.errno]} The same command goes on.")
     except RuntimeError as error:
         if (reason := lost_peer(error)) is None:
             raise
@@ -78,30 +115,63 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -> None:
-    """Run a subcommand; what Lightning and its parser refuse becomes a UserError.
+# What the place where files are written says, and what may be done.
+_OF_THE_PLACE = {
+    errno.ENOSPC: "Make room on the disk.",
+    errno.EDQUOT: "Make room within the quota.",
+    errno.EFBIG: "Files there may not grow that large.",
+    errno.EROFS: "Nothing can be written there: work in another folder, or set --trainer.logger.init_args.save_dir.",
+    errno.EACCES: "Nothing can be written there: work in another folder, or set --trainer.logger.init_args.save_dir.",
+}
+
+
+def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -> int:
+    """Run a subcommand, and say its status; what Lightning and its parser refuse becomes a UserError.
 
     Apart, since their exceptions cannot be named without importing torch, which takes seconds.
     """
     from lightning_fabric.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+    from spikesparse.imports import limited_imports, split_allowed
+
+    allowed = split_allowed(args)[1]
+    if allowed and (here := os.getcwd()) not in sys.path:  # last, so that it hides nothing installed
+        sys.path.append(here)
     try:
-        command(args[1:])
+        with limited_imports(allowed):
+            _run_limited(command, args)
+    except SIGTERMException:
+        from spikesparse.interruption import STATUS
+
+        print(f"stopped by a signal; `spikesparse {args[0]}` with the same flags goes on from here", flush=True)
+        return STATUS
     except MisconfigurationException as error:  # Lightning's word for settings that contradict each other
         raise UserError(" ".join(str(error).split())) from error
+    return 0
+
+
+def _run_limited(command: Callable[[list[str]], object], args: list[str]) -> None:
+    try:
+        command(args[1:])
     except argparse.ArgumentError as error:  # the parser's own: an unknown flag, a value of the wrong type
+        from spikesparse.imports import split_allowed
         from spikesparse.own import unusable_part
         from spikesparse.runs import configs_of
 
-        if (unusable := unusable_part(configs_of(args))) is not None:
+        if (unusable := unusable_part(configs_of(split_allowed(args)[0]))) is not None:
             raise unusable from error
         raise UserError(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.") from error
 
 
 def _refuse(reason: str, status: int = 2) -> int:
-    print(f"spikesparse: error: {reason}", file=sys.stderr, flush=True)
+    line = "".join(
+        c if c.isprintable() else "\ufffd" for c in " ".join(reason.split())
+    )  # it may quote a stranger's file
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+    print(f"spikesparse: error: {line}", file=sys.stderr, flush=True)
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

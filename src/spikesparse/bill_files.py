@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.bill import DEFINITIONS
+from spikesparse.whole_files import replace_file
 
 CSV, JSON = "bill.csv", "bill.json"
 
@@ -54,13 +54,6 @@ def read_rows(folder: Path) -> dict[str, dict[str, Any]]:
     """The rows that :func:`write_bill` wrote."""
     rows: dict[str, dict[str, Any]] = json.loads((folder / JSON).read_text())["rows"]
     return rows
-
-
-def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(partial, path)
 
 
 def bill_table(rows: dict[str, dict[str, Any]], title: str) -> Table:

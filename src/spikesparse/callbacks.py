@@ -1,10 +1,9 @@
-"""Callbacks that guard a run: non-finite numbers, silent layers, random state."""
+"""Callbacks that guard a run: non-finite numbers, silent layers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -41,38 +40,3 @@ class SilentLayers(Callback):
                 "--model.net.norm=batch."
             )
         self._silent, self._spikes = silent, None
-
-
-class RandomState(Callback):
-    """Keeps torch's random state, of every process, in the checkpoint: dropout draws from it.
-
-    All other randomness is a function of (seed, epoch, sample) and has no state.
-    """
-
-    def __init__(self) -> None:
-        self._loaded: list[dict[str, Tensor]] | None = None
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Gather the states; every process takes part."""
-        own = {"cpu": torch.get_rng_state()}
-        if pl_module.device.type == "cuda":
-            own["cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        states: list[Any] = [own]
-        if trainer.world_size > 1:
-            states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, own)
-        checkpoint["random_state"] = states
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep them until training starts: whatever is drawn before then does not count."""
-        self._loaded = checkpoint.get("random_state")
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put this process's state back, if the number of processes is the same."""
-        states, self._loaded = self._loaded, None
-        if states is None or len(states) != trainer.world_size:
-            return
-        own = states[trainer.global_rank]
-        torch.set_rng_state(own["cpu"].cpu())
-        if "cuda" in own and pl_module.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda"].cpu(), pl_module.device)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from spikesparse.archives import DAMAGED, check_archive
 from spikesparse.errors import UserError
 from spikesparse.sparsity.weight import in_force
+from spikesparse.yaml_files import MAX_DEPTH, MAX_NODES
+
+CHOICES = ("last", "best", "hpc", "registry")  # Lightning's own words for a checkpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -64,19 +66,13 @@ class BestCheckpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's, and what was chosen among."""
-        return super().state_dict() | {"choice": self._choice}
+        return super().state_dict() | {"choice": self._choice, "validated_epoch": self._validated_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Forget a best epoch that was chosen under another budget: it may not keep this one."""
+        self._validated_epoch = state_dict.get("validated_epoch", -1)
         if state_dict.get("choice", "") == self._choice:
             super().load_state_dict(state_dict)
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: the state at the end of the last epoch, to resume from."""
-
-    def __init__(self) -> None:
-        super().__init__(filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 def read_checkpoint(path: str | Path, flag: str = "--ckpt_path") -> dict[str, Any]:
@@ -86,15 +82,49 @@ def read_checkpoint(path: str | Path, flag: str = "--ckpt_path") -> dict[str, An
         UserError: if there is none, or it is damaged, or holds more than tensors and plain values.
     """
     try:
+        check_archive(Path(path))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{flag}={path}: there is no such file.") from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except DAMAGED as error:
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise UserError(f"{flag}={path}: not a whole checkpoint ({reason}); take another one.") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{flag}={path}: not a checkpoint of this project (it has no state_dict).")
+    if not _are_settings(checkpoint.get("settings", {})):
+        raise UserError(f"{flag}={path}: not a checkpoint of this project (its settings are none).")
     return checkpoint
+
+
+def _are_settings(settings: Any) -> bool:
+    """Whether settings are sections of plain values, as YAML has them, and no deeper than settings are."""
+    waiting = [(settings, 0)]
+    for value, depth in waiting:  # grows
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            waiting += [(inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += [(inner, depth + 1) for inner in value]
+        elif not isinstance(value, str | int | float | None):
+            return False
+        if depth > MAX_DEPTH or len(waiting) > MAX_NODES:
+            return False
+    sections = [settings[name] for name in ("model", "data", "sparsity") if name in settings] if settings else []
+    return isinstance(settings, dict) and all(isinstance(section, dict) for section in sections)
+
+
+def refuse_unsafe_reading(config: Any) -> None:
+    """Have Lightning read checkpoints without running code.
+
+    Args:
+        config: the settings of a subcommand; its ``weights_only`` is set.
+
+    Raises:
+        UserError: if they ask for the contrary.
+    """
+    if config.get("weights_only") is False:
+        raise UserError("--weights_only=false: a checkpoint could run any code then; leave it out.")
+    if "weights_only" in config:
+        config.weights_only = True
 
 
 def settings_of(checkpoint: dict[str, Any], named: str) -> dict[str, Any]:
@@ -116,9 +146,13 @@ def check_state_dict(theirs: dict[str, Tensor], ours: dict[str, Tensor], flag: s
         UserError: naming the first weight that differs.
     """
     for name in [*ours, *theirs]:
-        shapes = [tuple(d[name].shape) if name in d else "missing" for d in (theirs, ours)]
+        shapes = [_shape(d[name]) if name in d else "missing" for d in (theirs, ours)]
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"{flag}: a checkpoint of another architecture: {name} is {shapes[0]} there, {shapes[1]} here. Leave "
                 "out the --model.net and --data flags that change it, or name the checkpoint's own architecture."
             )
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else "no tensor"

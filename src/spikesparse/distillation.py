@@ -14,6 +14,7 @@ from spikesparse.checkpoints import check_state_dict, read_checkpoint, settings_
 from spikesparse.encoding import make_encoder
 from spikesparse.errors import UserError
 from spikesparse.load import build_network
+from spikesparse.settings_errors import SettingsErrors
 
 _FLAG = "--model.distillation.teacher"
 
@@ -69,21 +70,26 @@ def load_teacher(path: str, data: Any) -> nn.Module:
     """
     checkpoint = read_checkpoint(path, _FLAG)
     settings = settings_of(checkpoint, f"{_FLAG}={path}")
-    encoder = settings["data"]["encoder"]
-    if isinstance(encoder, str) and make_encoder(encoder).normalization != data.encoder.normalization:
-        raise UserError(
-            f"{_FLAG}={path}: that network reads {encoder} images; --data.encoder={type(data.encoder).__name__} makes "
-            "others. Name a teacher of the student's own encoding."
-        )
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten: the student's draws stay its own
-        theirs = build_network(
-            settings["model"]["net"], settings["data"]["timesteps"], data.num_classes, data.input_shape
-        )
-    weights = {
-        name.removeprefix("net."): value for name, value in checkpoint["state_dict"].items() if name.startswith("net.")
-    }
-    check_state_dict(weights, theirs.state_dict(), f"{_FLAG}={path}")
-    theirs.load_state_dict(weights)
+    with SettingsErrors():
+        encoder = settings["data"]["encoder"]
+        if isinstance(encoder, str) and make_encoder(encoder).normalization != data.encoder.normalization:
+            raise UserError(
+                f"{_FLAG}={path}: that network reads {encoder} images; --data.encoder={type(data.encoder).__name__} "
+                "makes others. Name a teacher of the student's own encoding."
+            )
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the weights drawn here are overwritten: the student's draws stay its own
+            theirs = build_network(
+                settings["model"]["net"], settings["data"]["timesteps"], data.num_classes, data.input_shape
+            )
+        weights = {
+            name.removeprefix("net."): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith("net.")
+        }
+        check_state_dict(weights, theirs.state_dict(), f"{_FLAG}={path}")
+        theirs.load_state_dict(weights)
     return theirs.eval().requires_grad_(False)
 
 

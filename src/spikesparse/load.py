@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from spikesparse.errors import UserError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -13,22 +16,26 @@ if TYPE_CHECKING:
     from spikesparse.nn import SpikingNetwork
 
 
-def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassifier, CIFAR10DataModule]:
+def load_run(
+    run_folder: str | Path, which: str = "best", allow_import: str | Sequence[str] = ()
+) -> tuple[SpikingClassifier, CIFAR10DataModule]:
     """The trained module, in evaluation mode, and its data module.
 
     Args:
         run_folder: such as runs/digits/seed0.
         which: "best" or "last"; where there is no best checkpoint, the last is taken.
+        allow_import: packages or modules of your own that the checkpoint's settings may name, as ``--allow-import``.
 
     Raises:
-        UserError: if the folder holds no such run, or a class of its own cannot be imported from here.
+        UserError: if the folder holds no such run, or a class of its own may not or cannot be imported from here.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentParser
 
     from spikesparse.checkpoints import check_state_dict, read_checkpoint, settings_of
     from spikesparse.data import CIFAR10DataModule
+    from spikesparse.imports import limited_imports
     from spikesparse.module import SpikingClassifier
-    from spikesparse.own import unusable_part
+    from spikesparse.yaml_files import checked_parser
 
     folder = Path(run_folder)
     path = folder / "checkpoints" / f"{which}.ckpt"
@@ -40,16 +47,31 @@ def load_run(run_folder: str | Path, which: str = "best") -> tuple[SpikingClassi
     parser.add_class_arguments(SpikingClassifier, "model")
     parser.add_class_arguments(CIFAR10DataModule, "data")
     link_data_to_network(parser)
-    settings["data"]["draw_seed"] = settings["seed_everything"]
-    try:
-        config = parser.parse_object({key: settings[key] for key in ("model", "data")})
-    except ArgumentError as error:
-        raise unusable_part([settings]) or error from error
-    ready = parser.instantiate_classes(config)
+    prefixes = (allow_import,) if isinstance(allow_import, str) else tuple(allow_import)
+    with limited_imports(prefixes), checked_parser():
+        ready = _built(parser, settings, f"load_run={path}")
     module, data = ready.model, ready.data
     check_state_dict(checkpoint["state_dict"], module.state_dict(), f"load_run={path}")
     module.load_state_dict(checkpoint["state_dict"])
     return module.eval(), data
+
+
+def _built(parser: ArgumentParser, settings: dict[str, Any], named: str) -> Any:
+    """Module and data module of a checkpoint's settings."""
+    from jsonargparse import ArgumentError
+
+    from spikesparse.imports import check_settings
+    from spikesparse.own import unusable_part
+    from spikesparse.settings_errors import SettingsErrors
+
+    check_settings([(named, settings)])
+    with SettingsErrors():
+        settings["data"]["draw_seed"] = settings["seed_everything"]
+        try:
+            config = parser.parse_object({key: settings[key] for key in ("model", "data")})
+        except ArgumentError as error:
+            raise unusable_part([settings]) or UserError(f"{named}: {' '.join(str(error).split())[:300]}") from error
+        return parser.instantiate_classes(config)
 
 
 def build_network(
@@ -58,17 +80,21 @@ def build_network(
     """A network, untrained, from its class path and arguments as a checkpoint's settings keep them."""
     from jsonargparse import ArgumentError, ArgumentParser
 
+    from spikesparse.imports import check_settings, limited_imports
     from spikesparse.nn import SpikingNetwork
     from spikesparse.own import unusable_part
+    from spikesparse.yaml_files import checked_parser
 
     filled_in = {"timesteps": timesteps, "num_classes": num_classes, "input_shape": list(input_shape)}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SpikingNetwork, "net")
-    try:
-        config = parser.parse_object({"net": {**net, "init_args": {**net.get("init_args", {}), **filled_in}}})
-    except ArgumentError as error:
-        raise unusable_part([{"model": {"net": net}}]) or error from error
-    built: SpikingNetwork = parser.instantiate_classes(config).net
+    with limited_imports(), checked_parser():  # what the command line allows, or load_run, and no more
+        check_settings([("the checkpoint's settings", {"model": {"net": net}})])
+        try:
+            config = parser.parse_object({"net": {**net, "init_args": {**net.get("init_args", {}), **filled_in}}})
+        except ArgumentError as error:
+            raise unusable_part([{"model": {"net": net}}]) or error from error
+        built: SpikingNetwork = parser.instantiate_classes(config).net
     return built
 
 

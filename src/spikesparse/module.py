@@ -14,15 +14,18 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikesparse.callbacks import NonFiniteGuard, RandomState, SilentLayers
+from spikesparse.callbacks import NonFiniteGuard, SilentLayers
 from spikesparse.checkpoints import check_state_dict, read_checkpoint
 from spikesparse.data.loading import Batch
 from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.errors import UserError, choose
+from spikesparse.interruption import Interruption
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import SpikingNetwork, SpikingOutput
 from spikesparse.nn.network import output_of
+from spikesparse.process_state import ProcessState
+from spikesparse.settings_errors import SettingsErrors
 from spikesparse.sparsity import Penalty, SpikePenalty
 from spikesparse.sparsity.penalty import penalty_of
 from spikesparse.sync_batchnorm import honour_sync_batchnorm
@@ -131,14 +134,15 @@ class SpikingClassifier(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """What guards every training run, unless it is there already."""
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [guard() for guard in (NonFiniteGuard, SilentLayers, RandomState) if guard not in present]
+        return [guard() for guard in (NonFiniteGuard, SilentLayers, ProcessState, Interruption) if guard not in present]
 
     def configure_optimizers(self) -> Any:
         """Optimizer, and scheduler stepped once per epoch."""
-        optimizer = self.optimizer(self.parameters())
-        if self.scheduler is None:
+        with SettingsErrors():  # both are built only now: a negative rate, say, is seen here
+            optimizer = self.optimizer(self.parameters())
+            scheduler = None if self.scheduler is None else self.scheduler(optimizer)
+        if scheduler is None:
             return optimizer
-        scheduler = self.scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             config["monitor"] = getattr(scheduler, "monitor", "loss/task/val")

@@ -49,6 +49,7 @@ class NonFiniteGuard(Callback):
     def __init__(self) -> None:
         self._first: dict[str, _First] = {}
         self._batch: Any = None
+        self._norms: Tensor | None = None  # of the epoch's gradients: their sum, and how many
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at the input."""
@@ -66,7 +67,8 @@ class NonFiniteGuard(Callback):
             gradients = [gradient for _, gradient in _gradients(pl_module)]
             norms = torch.stack(torch._foreach_norm(gradients))
             norm = torch.linalg.vector_norm(norms)
-            pl_module.log("health/gradient_norm", norm, on_step=False, on_epoch=True)
+            one = torch.stack([norm, torch.ones_like(norm)])
+            self._norms = one if self._norms is None else self._norms.to(one) + one
             self._of("gradient", pl_module).note(~norm.isfinite(), trainer.global_step, ~norms.isfinite())
         if pl_module.device.type == "cpu" or trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             common = "gradient" if trainer.world_size > 1 else ""  # what all processes see
@@ -74,8 +76,11 @@ class NonFiniteGuard(Callback):
                 self._stop(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look once more, and at the weights themselves: checkpoints are written after this."""
+        """Look once more, and at the weights themselves: checkpoints are written after this. Log the gradient's norm."""
         self._batch = None
+        if self._norms is not None:
+            pl_module.log("health/gradient_norm", self._norms[0] / self._norms[1], on_step=False, on_epoch=True)
+            self._norms = None
         if trainer.world_size > 1 or self._any_seen() or bad_weight(pl_module) is not None:
             self._stop(trainer, pl_module)
 
@@ -83,6 +88,14 @@ class NonFiniteGuard(Callback):
         """Refuse to keep weights that are not finite, whenever that is."""
         if bad_weight(pl_module) is not None:
             self._stop(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The norms of an epoch that is under way; every process has the same."""
+        return {} if self._norms is None else {"norms": self._norms.cpu()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with them."""
+        self._norms = state_dict.get("norms")
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

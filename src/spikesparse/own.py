@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spikesparse.errors import UserError
+from spikesparse.imports import check_path
 
 FILLED_IN = ("num_classes", "input_shape", "timesteps")  # what the data module tells a network
 
@@ -70,7 +71,7 @@ def unusable_part(configs: list[dict[str, Any]]) -> UserError | None:
     """
     for key, part in PARTS.items():
         paths = [path for config in configs if (path := _path_at(config, key))]
-        if paths and "." in paths[-1] and _why_not(paths[-1], part):
+        if paths and "." in paths[-1] and not Path(paths[-1]).is_file() and _why_not(paths[-1], part):
             return refusal(key, paths[-1])
     return None
 
@@ -97,6 +98,7 @@ def own_files(text: str) -> list[Path]:
 
 
 def _find(path: str) -> Any:
+    check_path(path)
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
@@ -116,6 +118,7 @@ def _path_at(config: dict[str, Any], key: str) -> str | None:
     node: Any = config
     for name in key.split("."):
         node = node if isinstance(node, dict) else {}
-        node = node.get(name, (node.get("init_args") or {}).get(name))
+        inner = node.get("init_args")
+        node = node.get(name, inner.get(name) if isinstance(inner, dict) else None)
     node = node.get("class_path") if isinstance(node, dict) else node
     return node if isinstance(node, str) else None

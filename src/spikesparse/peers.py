@@ -55,7 +55,7 @@ def lost_peer(error: RuntimeError) -> str | None:
         return None
     return (
         f"process {_rank()} ends: another process of this run is gone ({found[1].lower()}). If it said why, that "
-        "stands above. Checkpoints are kept: go on from the last with --ckpt_path."
+        "stands above. The same command goes on from the newest checkpoint."
     )
 
 

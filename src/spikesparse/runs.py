@@ -12,16 +12,17 @@ import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
-from spikesparse.checkpoints import read_checkpoint
+from spikesparse.checkpoints import CHOICES, read_checkpoint
 from spikesparse.errors import UserError
 from spikesparse.own import own_files
 from spikesparse.paths import CONFIGS
 from spikesparse.settings import BUDGETS
+from spikesparse.yaml_files import load_yaml, read_yaml
 
 # Settings that change where and how a run is computed, not what it is: they do not make another experiment.
 _NOT_AN_OVERRIDE = re.compile(
     r"--(seed_everything|ckpt_path|weights_only|data\.data_dir|data\.predict_on|trainer\.enable_|trainer\.logger|"
-    r"print_config|verbose)"
+    r"print_config|verbose|checkpoint\.|allow-import)"
 )
 
 
@@ -84,25 +85,25 @@ def refuse_spawning(strategy: Any) -> None:
         raise UserError(f"--trainer.strategy={strategy}: on the command line, use --trainer.strategy=ddp.")
 
 
-def place_run(config: Any, subcommand: str, args: list[str]) -> Path | None:
-    """Give the logger, unless its name is set, the folder of this run; set an earlier run's folder aside.
-
-    Returns:
-        The run folder, or None if the configuration has a logger of its own.
-    """
-    logger = config.trainer.logger
-    init = getattr(logger, "init_args", None)
+def run_folder(config: Any, args: list[str]) -> Path | None:
+    """The folder of a run: its checkpoint's, or its own; None if the configuration has a logger of its own."""
+    init = getattr(config.trainer.logger, "init_args", None)
     if init is None or "save_dir" not in init or init.get("name") is not None:
         return None
     seed = config.get("seed_everything")
-    folder = folder_of_checkpoint(config.get("ckpt_path"))
-    if folder is None:
-        folder = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"
-        first_process = all(os.environ.get(v, "0") == "0" for v in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-        if subcommand == "fit" and first_process and folder.exists():
-            set_aside(folder)
+    own = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"
+    return folder_of_checkpoint(config.get("ckpt_path")) or own
+
+
+def place_logger(config: Any, folder: Path) -> None:
+    """Let the logger write into the run folder."""
+    init = config.trainer.logger.init_args
     init.save_dir, init.name, init.version = str(folder.parent.parent), folder.parent.name, folder.name
-    return folder
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or its first."""
+    return all(os.environ.get(v, "0") == "0" for v in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def set_aside(folder: Path) -> None:
@@ -119,17 +120,39 @@ def set_aside(folder: Path) -> None:
 
 def configs_of(args: list[str]) -> list[dict[str, Any]]:
     """What a command line sets, by its flags, config files and checkpoint: nested, the last one counts."""
-    configs: list[dict[str, Any]] = []
-    for flag, value in _settings(with_checkpoint_settings(args)):
+    return [config for _, config in named_settings(with_checkpoint_settings(args))]
+
+
+def named_settings(args: list[str], read_values: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    """What each flag of a command line sets, nested, and what to call it in an error.
+
+    Args:
+        args: with a checkpoint's settings, if there are any.
+        read_values: read flags' values as YAML, in which there may be more settings.
+
+    Raises:
+        UserError: for a config file that is no YAML, or larger than settings are.
+    """
+    configs: list[tuple[str, dict[str, Any]]] = []
+    for flag, value in _settings(args):
         if flag == "--config":
-            text = Path(value).read_text() if "\n" not in value and Path(value).is_file() else value
-            config = yaml.safe_load(text)
+            inline = "\n" in value or not _is_file(value)
+            name = "the checkpoint's settings" if "\n" in value else f"--config={value}"
+            config = load_yaml(value, name) if inline else read_yaml(Path(value), name)
         else:
-            config = value
-            for name in reversed(flag.removeprefix("--").split(".")):
-                config = {name: config}
-        configs += [config] if isinstance(config, dict) else []
+            name = f"{flag}={value}"
+            config = load_yaml(value, flag) if read_values and re.search(r"[:\[{]", value) else value
+            for part in reversed(flag.removeprefix("--").split(".")):
+                config = {part: config}
+        configs += [(name, config)] if isinstance(config, dict) else []
     return configs
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or a zero byte in it
+        return False
 
 
 def asks_for_budget(args: list[str]) -> bool:
@@ -150,7 +173,7 @@ def with_checkpoint_settings(args: list[str]) -> list[str]:
         UserError: if the checkpoint is missing or damaged.
     """
     path = flag_value(args, "--ckpt_path")
-    if not path or path in ("last", "best", "hpc", "registry"):
+    if not path or path in CHOICES:
         return args
     settings = read_checkpoint(path).get("settings")
     return args if not settings else [args[0], "--config", yaml.safe_dump(settings), *args[1:]]

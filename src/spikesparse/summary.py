@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spikesparse import __version__
-from spikesparse.bill_files import replace_file
+from spikesparse.whole_files import replace_file
 
 
 @dataclass(frozen=True)

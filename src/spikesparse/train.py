@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from spikesparse.bill_files import CSV as BILL_CSV
@@ -13,7 +12,16 @@ from spikesparse.bill_files import bill_table, read_rows, write_bill
 from spikesparse.cli import SpikeCLI
 from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
-from spikesparse.runs import RunConfig, asks_for_budget, config_digest, experiments, flag_value, run_name
+from spikesparse.resume import Finished, write_identity
+from spikesparse.runs import (
+    RunConfig,
+    asks_for_budget,
+    config_digest,
+    experiments,
+    flag_value,
+    is_first_process,
+    run_name,
+)
 from spikesparse.settings import BUDGETS
 from spikesparse.sparsity.weight import in_force
 from spikesparse.summary import (
@@ -35,16 +43,25 @@ TRAINING = ("command", "configs", "epochs", "fit_seconds", "commit")  # what res
 def train(args: list[str]) -> RunResult | None:
     """Fit, test the best checkpoint, print the table and the next commands.
 
+    A run of the same command that is there already is gone on with, if it is not finished, and not made again, if it
+    is; ``--fresh`` makes it anew.
+
     Args:
-        args: command line of ``fit``.
+        args: command line of ``fit``, and ``--fresh``.
 
     Returns:
         The test result; None where there is none to tell (fast_dev_run, or a process other than the first).
     """
+    fresh, args = _without_fresh(args)
     if not _asks_for_text(args):
         _say_what_is_trained(args)
     started = time.monotonic()
-    cli = SpikeCLI(["fit", *args])
+    try:
+        cli = _fitted(args, fresh)
+    except Finished as run:
+        if (run.folder / RESULT).is_file() and (run.folder / BILL_JSON).is_file():
+            return _finished(run)
+        cli = _fitted([*args, f"--ckpt_path={run.folder}/checkpoints/last.ckpt"], fresh)
     trainer: Any = cli.trainer  # its properties are not all typed
     if trainer.fast_dev_run or not trainer.state.finished:
         return None
@@ -69,14 +86,32 @@ def train(args: list[str]) -> RunResult | None:
 
 
 def fit(args: list[str]) -> None:
-    """Lightning's ``fit``.
+    """Lightning's ``fit``; a run of the same command that is there already is gone on with, as :func:`train` does.
 
     Args:
-        args: its command line.
+        args: its command line, and ``--fresh``.
     """
-    cli = SpikeCLI(["fit", *args])
+    fresh, args = _without_fresh(args)
+    try:
+        cli = _fitted(args, fresh)
+    except Finished as run:
+        print(run)
+        return
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
         _write_hparams(cli, "val")
+
+
+def _fitted(args: list[str], fresh: bool) -> SpikeCLI:
+    """Train; note in the run folder that the training came to its end."""
+    cli = SpikeCLI(["fit", *args], fresh=fresh)
+    trainer: Any = cli.trainer
+    if cli.run_folder is not None and trainer.is_global_zero and trainer.state.finished and not trainer.fast_dev_run:
+        write_identity(cli.run_folder, cli.args, finished=True)
+    return cli
+
+
+def _without_fresh(args: list[str]) -> tuple[bool, list[str]]:
+    return "--fresh" in args, [arg for arg in args if arg != "--fresh"]
 
 
 def _write_hparams(cli: SpikeCLI, split: str) -> None:
@@ -125,17 +160,15 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -
 def compare(args: list[str]) -> None:
     """Train the accuracy-only twin (lambda 0) and the sparse network from the same seed, and compare them.
 
-    A run of the very same command that is already there and finished is not trained again.
+    As in :func:`train`, a run that is there already is not trained again, unless by ``--fresh``.
     """
     if _asks_for_text(args):
         train(args)
         return
     if flag_value(args, "--sparsity.end_value") == "0" and not asks_for_budget(args):
         raise UserError("--sparsity.end_value=0: compare trains that twin itself; name the sparse network's lambda.")
-    fresh = "--fresh" in args
-    args = [arg for arg in args if arg != "--fresh"]
-    twin = _finished(twin_args(args), fresh) or train(twin_args(args))
-    sparse = _finished(args, fresh) or train(args)
+    twin = train(twin_args(args))
+    sparse = train(args)
     if twin is not None and sparse is not None:
         console().print(comparison_table(twin, sparse))
 
@@ -146,18 +179,12 @@ def twin_args(args: list[str]) -> list[str]:
     return [*args, "--sparsity.start_value=0", "--sparsity.end_value=0", *off]
 
 
-def _finished(args: list[str], fresh: bool) -> RunResult | None:
-    """The result of an earlier run of this command line, if it is there."""
-    seed = flag_value(args, "--seed_everything") or "0"
-    path = Path("runs") / run_name(["fit", *args]) / f"seed{seed}" / RESULT
-    kept = json.loads(path.read_text()) if path.is_file() and not fresh else {}
-    if (kept.get("command"), kept.get("configs")) != (["train", *args], config_digest(args)):
-        return None
-    if not (path.parent / BILL_JSON).is_file():
-        return None
-    print(f"{path.parent} is this very run, finished: not trained again (--fresh trains it anew)")
-    result = load_result(path)
-    _print(result, read_rows(path.parent), path.parent.parent.name)
+def _finished(run: Finished) -> RunResult:
+    """The result of a run that is there already, printed."""
+    result = load_result(run.folder / RESULT)
+    if is_first_process():
+        print(run)
+        _print(result, read_rows(run.folder), run.folder.parent.name)
     return result
 
 

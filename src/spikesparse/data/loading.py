@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,6 +71,7 @@ class BatchRows(DistributedSampler[Tensor]):
         self.size, self.batch_size, self.training = size, batch_size, training
         self.drop_last, self.shuffle, self.seed = drop_last, shuffle, seed
         self.num_replicas, self.rank, self.epoch = world, rank, 0
+        self.skipped = 0  # batches at the start of the next pass, in training
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
@@ -87,16 +88,38 @@ class BatchRows(DistributedSampler[Tensor]):
             yield from self._share().split(self.batch_size) if len(self._share()) else (self._share(),)
             return
         order = permutation(self.seed, SHUFFLE, self.epoch, self.size) if self.shuffle else torch.arange(self.size)
-        for whole in order.split(self.batch_size * self.num_replicas)[: len(self)]:
+        skipped, self.skipped = self.skipped, 0
+        for whole in order.split(self.batch_size * self.num_replicas)[skipped : len(self)]:
             yield whole.tensor_split(self.num_replicas)[self.rank]
 
     def _share(self) -> Tensor:
         return torch.arange(self.size).tensor_split(self.num_replicas)[self.rank]
 
 
-def batch_loader(dataset: IndexedImages, rows: BatchRows, num_workers: int, pin_memory: bool) -> DataLoader[Batch]:
+class ResumableLoader(DataLoader[Batch]):
+    """A loader that can leave out the batches which an interrupted epoch has had already."""
+
+    sampler: BatchRows
+
+    def skip(self, batches: int) -> None:
+        """Leave out so many batches at the start of the next pass."""
+        self.sampler.skipped = batches
+
+    def __iter__(self) -> Any:
+        """The batches; nothing is fetched before the first is asked for, when the sampler knows its epoch."""
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: Lightning counts the batches, and asks for this to know that they can be left out."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what :meth:`state_dict` gave."""
+
+
+def batch_loader(dataset: IndexedImages, rows: BatchRows, num_workers: int, pin_memory: bool) -> ResumableLoader:
     """A loader that asks the dataset for whole batches."""
-    return DataLoader(
+    return ResumableLoader(
         dataset,
         batch_size=None,
         sampler=rows,

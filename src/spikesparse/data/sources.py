@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchvision
 from PIL import Image
 from torch.nn import functional as F
 
+from spikesparse.data import cifar
 from spikesparse.data.arrays import Dataset, Images, to_dataset, to_images
+from spikesparse.data.limits import MOST_PIXELS, check_growth, size_of
+from spikesparse.data.npz import read_npz
 from spikesparse.errors import UserError, choose
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -23,17 +25,13 @@ NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 OFFLINE_HINT = "EXPERIMENT=digits (--data.source=digits) needs no download."
 
 
-# All that numpy and zipfile raise for a file that is no npz, or has lost or changed some of its bytes.
-_DAMAGED_NPZ = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
-
 def _torchvision_source(name: str) -> Callable[[Path], Dataset]:
-    cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    cls = cifar.SOURCES[name]
 
     def load(data_dir: Path) -> Dataset:
         folder = data_dir / cls.base_folder
         try:
-            train, test = (cls(str(data_dir), train=split, download=True) for split in (True, False))
+            cifar.fetch(cls, data_dir)
         except OSError as error:  # urllib's errors are OSErrors
             found = f"{folder} is there, but damaged or incomplete (wrong checksum)" if folder.exists() else "not there"
             raise UserError(
@@ -46,8 +44,17 @@ def _torchvision_source(name: str) -> Callable[[Path], Dataset]:
                 f"--data.source={name}: what lies in {data_dir} has a wrong checksum ({error}). Delete {folder} and "
                 f"its archive, and start again to download it anew. {OFFLINE_HINT}"
             ) from error
-        parts = [to_images(s.data, np.asarray(s.targets), f"--data.source={name}") for s in (train, test)]
-        return to_dataset(parts[0], parts[1], list(train.classes), f"--data.source={name}")
+        try:
+            files = [[file for file, _ in listed] for listed in (cls.train_list, cls.test_list)]
+            arrays = [cifar.read(cls, data_dir, names) for names in files]
+            classes = cifar.class_names(cls, data_dir)
+        except ValueError as error:
+            raise UserError(
+                f"--data.source={name}: {folder} holds what is not CIFAR's ({error}). Delete it, and start again to "
+                f"download it anew. {OFFLINE_HINT}"
+            ) from error
+        parts = [to_images(images, labels, f"--data.source={name}") for images, labels in arrays]
+        return to_dataset(parts[0], parts[1], classes, f"--data.source={name}")
 
     return load
 
@@ -58,11 +65,27 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         UserError: if it cannot be read as an image.
     """
+    with _opened(path) as image:
+        if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
+            raise UserError(f"{path}: more than 8 bits per channel (mode {image.mode}); convert it to 8 bits.")
+        return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, of which only the header is read yet.
+
+    Raises:
+        UserError: if it is none, or of a size that no network reads.
+    """
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
-                raise UserError(f"{path}: more than 8 bits per channel (mode {image.mode}); convert it to 8 bits.")
-            return np.asarray(image.convert("RGB"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            image = Image.open(path, formats=("PNG", "JPEG"))  # other formats start programs, whatever the name says
+        with image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UserError(f"{path}: {image.width}x{image.height} pixels, more than any network here reads.")
+            yield image
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -75,6 +98,8 @@ def stack_images(paths: list[Path], what: str) -> npt.NDArray[np.uint8]:
     Raises:
         UserError: naming the file of another size.
     """
+    with _opened(paths[0]) as header:
+        check_growth(what, len(paths) * header.width * header.height * 3, size_of(paths))
     first = read_image(paths[0])
     images = np.empty((len(paths), *first.shape), np.uint8)
     for row, path in zip(images, paths, strict=True):
@@ -127,17 +152,8 @@ def load_npz(path: Path) -> Dataset:
             f"{where}: there is no such file; --data.source=npz reads one .npz file. `spikesparse convert FOLDER "
             f"{path}` makes one of a folder of images."
         )
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
-            missing = [key for key in NPZ_KEYS if key not in npz.files]
-            if missing:
-                raise UserError(f"{where}: it has no array {', '.join(missing)}; {', '.join(NPZ_KEYS)} are needed.")
-            arrays = {key: npz[key] for key in NPZ_KEYS}
-            classes = [str(c) for c in np.atleast_1d(npz["classes"])] if "classes" in npz.files else None
-    except UserError:
-        raise
-    except _DAMAGED_NPZ as error:
-        raise UserError(f"{where}: not a whole .npz file ({error}); copy or convert it again.") from error
+    arrays, names = read_npz(path, where, NPZ_KEYS, "classes")
+    classes = None if names is None else [str(c) for c in np.atleast_1d(names)]
     parts = [to_images(arrays[f"x_{s}"], arrays[f"y_{s}"], f"{where}: {s} set") for s in ("train", "test")]
     return to_dataset(parts[0], parts[1], classes, where)
 

@@ -13,6 +13,8 @@ ARCHITECTURES: dict[str, str] = {
     "vgg16": "64-64-P-128-128-P-256-256-256-P-512-512-512-P-512-512-512-P",
 }
 
+MOST_LAYERS = 1000
+
 
 def parse_architecture(architecture: str | list[int | str], width: float = 1.0) -> list[tuple[str, int]]:
     """Turn an architecture into layers: ("conv", channels), ("pool", 0), ("fc", features).
@@ -31,9 +33,11 @@ def parse_architecture(architecture: str | list[int | str], width: float = 1.0) 
         raise UserError(f"--model.net.width={width}: a width multiplier must be above 0; 1.0 is the named network.")
     text = ARCHITECTURES.get(architecture, architecture) if isinstance(architecture, str) else architecture
     entries = text.split("-") if isinstance(text, str) else [str(entry) for entry in text]
+    if len(entries) > MOST_LAYERS:
+        raise UserError(f"--model.net.architecture: {len(entries)} layers; the most are {MOST_LAYERS}.")
     layers: list[tuple[str, int]] = []
     for entry in entries:
-        match = re.fullmatch(r"(F?)([1-9]\d*)|P", entry.strip())
+        match = re.fullmatch(r"(F?)([1-9]\d{0,8})|P", entry.strip())
         if not match:
             raise UserError(
                 f"{flag}: {entry!r} is no layer and there is no architecture of that name. There are: "

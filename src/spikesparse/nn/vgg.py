@@ -21,6 +21,8 @@ from spikesparse.own import path_of
 
 NORMS = ("batch", "none")
 
+MOST_WEIGHTS = 10**9  # 4 GB; VGG16 has 15 million
+
 
 class SpikingVGG(SpikingStack):
     """A VGG of spiking neurons: 3x3 convolutions, pools, fully connected layers and a linear classifier.
@@ -129,6 +131,7 @@ class SpikingVGG(SpikingStack):
         incoming = Incoming(tuple(input_shape))
         layers: dict[str, SpikingLayer] = {}
         mean_square = 1.0  # of a normalised image
+        drawn = 0
         for index, (kind, size) in enumerate(plan):
             if kind == "pool":  # made with the convolution before it
                 continue
@@ -138,6 +141,12 @@ class SpikingVGG(SpikingStack):
                 raise UserError(
                     f"--model.net.architecture={architecture!r}: images of {input_shape[1]}x{input_shape[2]} pixels "
                     "are too small for so many pools (P); list fewer of them."
+                )
+            drawn += size * (9 * incoming.shape[0] if kind == "conv" else incoming.features)
+            if drawn > MOST_WEIGHTS:
+                raise UserError(
+                    f"--model.net.architecture={str(architecture)[:80]!r}, --model.net.width={width}: up to "
+                    f"{name} these are {drawn:,} weights; the most are {MOST_WEIGHTS:,}."
                 )
             weights: nn.Conv2d | nn.Linear
             if kind == "conv":

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spikesparse.errors import UserError
 from spikesparse.settings import BUDGETS, flat
+from spikesparse.yaml_files import load_yaml
 
 _SEED = re.compile(r"seed(\d+)")
 _EVENTS = "events.out.tfevents.*"
@@ -120,7 +120,12 @@ def _is_run(folder: Path) -> bool:
 def read_run(folder: Path) -> Run:
     """Read all that a run folder has."""
     missing: list[str] = []
-    config = _read(folder / "config.yaml", yaml.safe_load, "its settings are unknown; copy the file there", missing)
+    config = _read(
+        folder / "config.yaml",
+        lambda text: load_yaml(text, "settings"),
+        "its settings are unknown; copy the file there",
+        missing,
+    )
     how = f"its training is not finished, or it was never tested: spikesparse test --ckpt_path {folder}/checkpoints/"
     result = _read(folder / "result.json", json.loads, f"{how}best.ckpt writes it", missing)
     bill = _read(folder / "bill.json", json.loads, f"{how}best.ckpt writes it", missing)
@@ -136,7 +141,7 @@ def _read(path: Path, parse: Callable[[str], Any], without: str, missing: list[s
     except FileNotFoundError:
         missing.append(f"{path}: no such file: {without}")
         return {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         missing.append(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}): {without}")
         return {}
     if not isinstance(whole, dict):

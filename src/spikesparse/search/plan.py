@@ -9,6 +9,7 @@ from typing import Any
 
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
+from spikesparse.imports import split_allowed
 from spikesparse.runs import config_digest
 from spikesparse.search.space import RAMP, Space
 
@@ -44,7 +45,7 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What must be the same whenever the study goes on, as plain values."""
         return {
-            "args": self.args,
+            "args": split_allowed(self.args)[0],
             "configs": config_digest(self.args),
             "objective": self.objective,
             "space": self.space.description(),

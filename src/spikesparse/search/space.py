@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
 from spikesparse.errors import UserError
+from spikesparse.imports import FLAG
 from spikesparse.paths import CONFIGS
+from spikesparse.yaml_files import read_yaml
 
 DEFAULT = CONFIGS / "search" / "default.yaml"
 LAMBDA = "sparsity.end_value"
@@ -78,15 +79,14 @@ def read_space(path: Path) -> Space:
     Raises:
         UserError: naming the file, the entry and what is wrong with it.
     """
-    try:
-        whole = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"--space={path}: cannot be read ({' '.join(str(error).split())}).") from error
+    whole = read_yaml(path, f"--space={path}")
     if not isinstance(whole, dict) or not isinstance(whole.get("search"), dict) or set(whole) - {"search", "first"}:
         raise UserError(f"--space={path}: it needs `search:` with a flag in each line, and may have `first:`, no more.")
     drawn = {name: _distribution(name, entry, path) for name, entry in whole["search"].items()}
     if LAMBDA not in drawn:
         raise UserError(f"--space={path}: {LAMBDA}, the weight of the sparsity penalty, must be among what is drawn.")
+    if any(str(name).startswith(FLAG.removeprefix("--")) for name in drawn):
+        raise UserError(f"--space={path}: {FLAG} stands on your own command line only.")
     for name in RAMP:
         share = drawn.get(name)
         if share is not None and not (isinstance(share, FloatDistribution) and 0 <= share.low <= share.high <= 1):

@@ -7,6 +7,7 @@ import json
 from optuna.study import Study
 
 from spikesparse.errors import UserError
+from spikesparse.imports import as_flags
 from spikesparse.search.front import tested_key
 from spikesparse.search.locks import FileLock
 from spikesparse.search.plan import Plan
@@ -26,7 +27,7 @@ def test_front(study: Study, plan: Plan) -> None:
         folder = plan.folder / trial.user_attrs["folder"]
         devices = [arg for arg in plan.args if arg.startswith(("--trainer.accelerator", "--trainer.precision"))]
         with FileLock(folder / "lock") as lock:
-            if run_to_log(["test", f"--ckpt_path={checkpoint}", *devices], folder / LOG, lock):
+            if run_to_log(["test", f"--ckpt_path={checkpoint}", *devices, *as_flags(plan.args)], folder / LOG, lock):
                 raise UserError(f"--test: testing {checkpoint} failed; see {folder / LOG}.")
         result = json.loads((checkpoint.parents[1] / "result.json").read_text())
         kept = {f"{name}_test": result[name] for name in ("accuracy", "spikes", "synops", "energy_uj")}

@@ -14,6 +14,7 @@ from spikesparse.sparsity.asked import check_budget, measured_of, told_by
 from spikesparse.sparsity.control import (
     AIM,
     FIRST_GAIN,
+    FIRST_GAIN_BY_ACCURACY,
     LARGEST,
     LEAST,
     adapted,
@@ -94,7 +95,7 @@ class SpikeBudget(SparsityWeight):
         self.weight = 0.0  # lambda in this epoch, and between two epochs in the next one
         self._first: float | None = None  # what was counted before the ramp
         self._error: float | None = None  # at the last move: log of counted over the aim, or the accuracy's room
-        self._gain = FIRST_GAIN
+        self._gain = FIRST_GAIN if max_accuracy_drop is None else FIRST_GAIN_BY_ACCURACY
         self._within = False  # the drop, at least once
         self._measured: tuple[int, float] | None = None  # epoch and value of the newest validation
 
@@ -160,7 +161,8 @@ class SpikeBudget(SparsityWeight):
         self.weight = self.weight or self.initial
         self._within |= room >= 0
         if started and self._within:
-            self._gain = min(FIRST_GAIN, adapted(self._gain, room, room if self._error is None else self._error))
+            gain = adapted(self._gain, room, room if self._error is None else self._error)
+            self._gain = min(FIRST_GAIN_BY_ACCURACY, gain)
             self.weight = moved(self.weight, self._gain * step_by_accuracy(room, self.drop))
         self._error = room
 

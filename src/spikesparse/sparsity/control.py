@@ -13,7 +13,9 @@ stable if and only if p(-1) = 2 (2 - a) - 3/2 a b g > 0 (p(1) > 0 always holds, 
 
 which is tightest for a network that answers within the epoch (a = 1): b g < 4/3. The elasticity is not known beforehand
 (0.2 to 1.5 in practice), so g is found: it grows while the error neither changes sign nor shrinks, and is halved
-whenever the error changes sign. A loop that oscillates therefore lowers its own gain until it is stable.
+whenever the error changes sign. A loop that oscillates therefore lowers its own gain until it is stable. The numbers
+below are those that brought most of a grid of simulated networks to their target within a training of 12 epochs, whose
+learning rate fades: a slower loop is still far off when the network stops answering.
 
 By accuracy, lambda rises and falls in proportion to the room that is left of the drop, up to a largest speed. What an
 e-fold of lambda costs is not known beforehand either, and small validation sets are noisy: the same rule halves that
@@ -29,9 +31,10 @@ from __future__ import annotations
 import math
 
 AIM = 0.95  # of what is allowed
-FIRST_GAIN, LEAST_GAIN, LARGEST_GAIN = 1.0, 0.3, 4.0
-FASTER, SLOWER = 1.4, 0.5  # what the gain is multiplied by
-STALLED = 0.8  # an error above this share of the one before has not shrunk
+FIRST_GAIN, LEAST_GAIN, LARGEST_GAIN = 2.0, 0.3, 6.0
+FASTER, SLOWER = 2.0, 0.5  # what the gain is multiplied by
+STALLED = 0.6  # an error above this share of the one before has not shrunk
+FIRST_GAIN_BY_ACCURACY = 1.0
 LARGEST_STEP = math.log(4.0)  # in one epoch, either way
 LEAST, LARGEST = 0.01, 100.0  # lambda; the penalty is a fraction in [0, 1], and 0.1 to 10 are what matters
 FULL_ROOM = 0.01  # of accuracy: with so much to spare, or the whole drop if that is more, lambda rises at full speed

@@ -1,0 +1,259 @@
+"""What settings may import: a class path is code to run, and settings may be a stranger's.
+
+A config file, a flag or a checkpoint names classes by import path, and importing runs code. So a path is looked at
+before anything of it is imported, and what it leads to before it is called: only the packages that a run is made of,
+and of these only the kinds of things that settings are for. ``--allow-import PREFIX`` on the command line, never a
+config or a checkpoint, lets more in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spikesparse.errors import UserError
+
+FLAG = "--allow-import"
+#: The packages that settings may name without being asked.
+PACKAGES = ("spikesparse", "torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "pl_bolts")
+#: Where, in those, classes may come from: the rest of torch can start processes and read pickles by a constructor.
+_CLASSES = (
+    *("spikesparse", "torch.nn", "torch.optim", "pytorch_lightning", "lightning_fabric", "torchmetrics"),
+    *("pl_bolts.callbacks", "pl_bolts.optimizers"),
+)
+#: Where functions may come from: pure ones, of tensors.
+_FUNCTIONS = ("torch.nn.functional", "torch.nn.init", "torchmetrics.functional")
+
+_IMPORT = ("import_object", "is_importable_module_path")  # of jsonargparse: a name's object; whether there is a module
+
+_allowed: list[tuple[str, ...]] = []  # by limited_imports, the innermost last
+_refused: list[UserError] = []  # in the innermost
+
+
+def split_allowed(args: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """A command line without ``--allow-import``, and the prefixes that it names there.
+
+    Raises:
+        UserError: for what is no import path.
+    """
+    rest: list[str] = []
+    prefixes: list[str] = []
+    waiting = list(args)
+    while waiting:
+        arg = waiting.pop(0)
+        if arg == FLAG:
+            value = waiting.pop(0) if waiting and not waiting[0].startswith("-") else ""
+        elif arg.startswith(f"{FLAG}="):
+            value = arg.removeprefix(f"{FLAG}=")
+        else:
+            rest.append(arg)
+            continue
+        prefixes += value.split(",")
+    for prefix in prefixes:
+        if not _is_path(prefix):
+            raise UserError(f"{FLAG}={prefix}: name a package or module, such as {FLAG} my_network.")
+    return rest, tuple(prefixes)
+
+
+def as_flags(args: list[str]) -> list[str]:
+    """The ``--allow-import`` flags of a command line, to hand on."""
+    prefixes = split_allowed(args)[1]
+    return [f"{FLAG}={','.join(prefixes)}"] if prefixes else []
+
+
+def widened() -> bool:
+    """Whether the user lets code of their own be imported."""
+    return bool(_allowed and _allowed[-1])
+
+
+@contextmanager
+def limited_imports(prefixes: tuple[str, ...] = ()) -> Iterator[None]:
+    """Within it, settings import nothing but :data:`PACKAGES`, ``prefixes``, and what an outer one allows.
+
+    Raises:
+        UserError: in place of the parser's own words, if that failed for what may not be imported.
+    """
+    from jsonargparse import _actions, _typehints
+
+    global _refused
+    outer, _refused = _refused, []
+    modules: tuple[Any, ...] = (_actions, _typehints)  # the two that import what a value names
+    before = [(module, name, getattr(module, name)) for module in modules for name in _IMPORT if hasattr(module, name)]
+    _allowed.append(tuple(dict.fromkeys([*(_allowed[-1] if _allowed else ()), *prefixes])))
+    try:
+        for module, name, plain in before:
+            setattr(module, name, _guarded(plain))
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        named = [refusal for refusal in _refused if _named(refusal, error)]
+        if named or (_refused and isinstance(error, argparse.ArgumentError)):
+            raise (named or _refused)[0] from error
+        raise
+    finally:
+        for module, name, plain in before:
+            setattr(module, name, plain)
+        _allowed.pop()
+        _refused = outer
+
+
+def check_path(path: str, where: str = "") -> None:
+    """Refuse an import path before it is imported.
+
+    Args:
+        path: dotted.
+        where: the flag or file that names it.
+
+    Raises:
+        UserError: naming both, and the flag that would allow it.
+    """
+    if not _under(path, (*PACKAGES, *(_allowed[-1] if _allowed else ()))):
+        raise _refusal(path, where)
+
+
+def check_settings(sources: list[tuple[str, Any]]) -> None:
+    """Refuse import paths in settings, before anything is parsed or imported.
+
+    Args:
+        sources: what each is called, such as "--config mine.yaml", and its settings, nested.
+
+    Raises:
+        UserError: for the first that may not be imported, naming its place.
+    """
+    for name, settings in sources:
+        for key, path in _paths_in(settings, ""):
+            check_path(path, f"{name}: {key}" if key and not name.startswith(f"--{key}") else name)
+
+
+def check_object(path: str, found: Any) -> None:
+    """Refuse what an import path leads to, unless it is of a kind that settings are for.
+
+    Where it is defined counts, not the name that it was reached by: ``torch.os.system`` is ``posix.system``.
+
+    Raises:
+        UserError: naming the path, where it leads to, and the flag that would allow it.
+    """
+    for home, thing in _homes(path, found):
+        if _under(home, _allowed[-1] if _allowed else ()):
+            continue
+        leads = "" if home == path else f", which is {home}"
+        if not _under(home, PACKAGES):
+            raise _refusal(path, "", f"{path}{leads}", home)
+        if inspect.isclass(thing):
+            if not (_under(home, _CLASSES) and issubclass(thing, _kinds())):
+                kinds = "a module, optimizer, scheduler, metric, encoder, or part of the Trainer"
+                raise _refusal(path, "", f"{path}{leads}: it is not {kinds}", home, module=True)
+        elif not _under(home, _FUNCTIONS):
+            raise _refusal(path, "", f"{path}{leads}: settings cannot call it", home, module=True)
+
+
+def _guarded(import_object: Any) -> Any:
+    @functools.wraps(import_object)
+    def guarded(name: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("check_path") is False or name == "jsonargparse.ArgumentParser" or not isinstance(name, str):
+            return import_object(name, *args, **kwargs)  # named by code, not by a value
+        try:
+            if "." in name and _is_path(name):  # the parser has its own word for what is no path
+                check_path(name)
+            found = import_object(name, *args, **kwargs)
+            if not isinstance(found, bool):
+                check_object(name, found)
+        except UserError as error:
+            _refused.extend([error] if not _is_file(name) else [])
+            raise
+        return found
+
+    return guarded
+
+
+def _refusal(path: str, where: str, what: str = "", home: str = "", module: bool = False) -> UserError:
+    home = home or path
+    prefix = (home.rpartition(".")[0] or home) if module else home.partition(".")[0]
+    named = where if where.endswith(f"={path}") else f"{where}: {path}" if where else what or path
+    error = UserError(
+        f"{named}: not imported, since settings may be a stranger's and importing runs code. If you trust "
+        f"it, add {FLAG} {prefix}"
+    )
+    error.path = path  # type: ignore[attr-defined]
+    return error
+
+
+def _named(refusal: UserError, error: BaseException) -> bool:
+    """Whether what failed was about the refused path, and not about something beside it."""
+    return getattr(refusal, "path", "") in str(error)
+
+
+def _paths_in(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every string that stands where an import path is meant, with its dotted key."""
+    waiting = [(key, value)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{name}" if key else str(name), inner) for name, inner in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(key, inner) for inner in reversed(value)]
+        elif isinstance(value, str) and "." in value and _is_path(value) and _takes_path(key) and not _is_file(value):
+            yield key, value
+
+
+def _takes_path(key: str) -> bool:
+    from spikesparse.own import PARTS
+
+    plain = key.rstrip("+").replace(".init_args", "")
+    others = ("model.optimizer", "model.scheduler", "trainer.logger", "trainer.callbacks", "trainer.profiler")
+    return plain.endswith(("class_path", ".help")) or plain in PARTS or plain in others
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is a file's name: the parser reads net.yaml as settings before it takes it for a path."""
+    return Path(path).is_file()
+
+
+def _is_path(text: str) -> bool:
+    return bool(text) and all(part.isidentifier() for part in text.split("."))
+
+
+def _under(path: str, prefixes: tuple[str, ...]) -> bool:
+    return any(path == prefix or path.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _homes(path: str, found: Any) -> Iterator[tuple[str, Any]]:
+    """Where what was found is defined; of a partial also its function, of an object its class."""
+    while isinstance(found, functools.partial):
+        found = found.func
+    if inspect.ismodule(found):
+        yield found.__name__, found
+    elif inspect.isclass(found) or inspect.isroutine(found):
+        module = getattr(found, "__module__", None)
+        yield f"{module}.{found.__qualname__}" if isinstance(module, str) else path, found
+    else:
+        yield f"{type(found).__module__}.{type(found).__qualname__}", type(found)
+
+
+@functools.cache
+def _kinds() -> tuple[type, ...]:
+    import pytorch_lightning as pl
+    import torch
+    from lightning_fabric.loggers.logger import Logger as FabricLogger
+    from lightning_fabric.plugins import CheckpointIO, ClusterEnvironment
+    from pytorch_lightning.accelerators import Accelerator
+    from pytorch_lightning.loggers import Logger
+    from pytorch_lightning.plugins import LayerSync, Precision
+    from pytorch_lightning.profilers import Profiler
+    from pytorch_lightning.strategies import Strategy
+
+    from spikesparse.distillation import Distillation
+    from spikesparse.encoding import Encoder
+    from spikesparse.metrics.bill import EnergyConstants
+
+    return (
+        *(torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler),
+        *(pl.Callback, Logger, FabricLogger, Strategy, Accelerator, Profiler, Precision, LayerSync),
+        *(CheckpointIO, ClusterEnvironment, Encoder, Distillation, EnergyConstants),
+    )

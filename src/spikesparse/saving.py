@@ -1,0 +1,129 @@
+"""Writing checkpoints to go on from: whole or not at all, at the end of every epoch and within long ones."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+
+from spikesparse.checkpoints import read_checkpoint
+from spikesparse.errors import UserError
+from spikesparse.whole_files import whole_file
+
+LAST, STEP, PREVIOUS = "last.ckpt", "step.ckpt", "previous.ckpt"
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, down to the disk, and then renames it into it.
+
+    Lightning's own goes through the system's temporary folder: from there to another disk it is copied, and a process
+    that is killed in between leaves half a checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; one at a remote address is left to Lightning."""
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(place) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # what torch makes of a file that cannot be written
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; whatever is asked for, none may run code."""
+        if "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        return read_checkpoint(path)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps what a run goes on from.
+
+    ``last.ckpt`` is the state at the end of the last epoch, ``previous.ckpt`` at the end of the one before, in case the
+    other is damaged. ``step.ckpt`` is the state within an epoch, after every so many optimizer steps without a
+    checkpoint, and where a signal asks training to stop; the end of the epoch removes it. Where one cannot be written,
+    the disk being full, training goes on with a warning, and the one before it stays.
+
+    Args:
+        every_n_steps: a run that is killed loses at most so many optimizer steps; 0 writes at the ends of epochs only.
+
+    Raises:
+        UserError: for a negative number.
+    """
+
+    def __init__(self, every_n_steps: int = 500) -> None:
+        super().__init__(filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+        if every_n_steps < 0:
+            raise UserError(f"--checkpoint.every_n_steps={every_n_steps}: it must be at least 0.")
+        self.every_n_steps = every_n_steps
+        self._kept_step = self._seen_step = 0  # optimizer steps: at the newest checkpoint, after the newest batch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count steps from here."""
+        super().on_train_start(trainer, pl_module)
+        self._kept_step = self._seen_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write step.ckpt, if it is time to, between two optimizer steps."""
+        between, self._seen_step = trainer.global_step != self._seen_step, trainer.global_step
+        if not self.every_n_steps or not between or self._seen_step - self._kept_step < self.every_n_steps:
+            return
+        # Lightning would go on behind a validation that follows now, without it; at the last batch last.ckpt is next.
+        every: Any = trainer.val_check_batch
+        validation_follows = isinstance(every, int) and (batch_idx + 1) % every == 0
+        if not trainer.is_last_batch and not validation_follows:
+            self._write(trainer, STEP)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write last.ckpt, and keep the one that it takes the place of."""
+        if self._should_skip_saving_checkpoint(trainer):
+            return
+        self._write(trainer, LAST)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write step.ckpt where a signal stopped training between two steps."""
+        if isinstance(exception, SIGTERMException) and trainer.global_step != self._kept_step:
+            self._write(trainer, STEP)
+
+    def _write(self, trainer: Trainer, name: str) -> None:
+        folder = Path(str(self.dirpath))
+        for logger in trainer.loggers:  # what it has of the steps up to here is not written again
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.flush()
+        try:
+            if name == LAST and trainer.is_global_zero:
+                _keep_previous(folder)
+            trainer.save_checkpoint(folder / name)
+            if name == LAST and trainer.is_global_zero:
+                (folder / STEP).unlink(missing_ok=True)
+        except OSError as error:
+            rank_zero_warn(f"{folder / name} cannot be written ({error}): training goes on, and would resume earlier.")
+        self._kept_step = trainer.global_step
+
+
+def _keep_previous(folder: Path) -> None:
+    """A second name for last.ckpt: no copy, and the file that comes next does not touch it."""
+    link = folder / f".{PREVIOUS}.partial"
+    with suppress(OSError):  # no last.ckpt yet, or a file system without links
+        link.unlink(missing_ok=True)
+        os.link(folder / LAST, link)
+        os.replace(link, folder / PREVIOUS)

@@ -1,0 +1,150 @@
+"""YAML from anywhere, read as plain data: what would fill memory or the stack is refused before it is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spikesparse.errors import UserError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 24  # base.yaml has 6; the parser needs a dozen frames of Python's stack for each
+MAX_NODES = 20_000  # counted as if every alias were written out, which is what a walk over the settings meets
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PLAIN = re.compile(r"[\w./+%=@~ -]{0,200}")
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text, of plain types only.
+
+    Args:
+        text: of one document.
+        where: what to call it in an error.
+
+    Raises:
+        UserError: if it is no YAML, or longer, deeper or larger than settings are.
+    """
+    check_yaml(text, where)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise _unreadable(where, error) from error
+
+
+def read_yaml(path: Path, where: str) -> Any:
+    """The value of a YAML file.
+
+    Raises:
+        UserError: as :func:`load_yaml`, or if it cannot be read.
+    """
+    return load_yaml(read_text(path, where), where)
+
+
+def read_text(path: Path, where: str) -> str:
+    """The text of a file that is not too long for settings.
+
+    Raises:
+        UserError: if it is, or is no file of text.
+    """
+    try:
+        if not path.is_file():  # a pipe would never end
+            raise UserError(f"{where}: there is no such file.")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise UserError(f"{where}: over {MAX_BYTES:,} bytes, which no settings need; take another file.")
+        return raw.decode("utf-8")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise _unreadable(where, error) from error
+
+
+def check_yaml(text: str, where: str) -> None:
+    """Refuse a YAML text that is not whole, or is longer, deeper or larger than settings are.
+
+    It is read event by event, so that nothing is built and nothing recurses.
+
+    Raises:
+        UserError: saying which.
+    """
+    if _PLAIN.fullmatch(text):
+        return
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{where}: over {MAX_BYTES:,} characters, which no settings need.")
+    sizes: dict[str, int] = {}  # anchor -> nodes below it
+    opened: list[tuple[str | None, int]] = []  # the collections that are open: anchor, nodes before it
+    nodes = 0
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.AliasEvent):
+                if event.anchor in {anchor for anchor, _ in opened}:
+                    raise UserError(f"{where}: *{event.anchor} holds itself.")
+                nodes += sizes.get(str(event.anchor), 1)
+            elif isinstance(event, yaml.ScalarEvent):
+                nodes += 1
+                if event.anchor is not None:
+                    sizes[event.anchor] = 1
+            elif isinstance(event, yaml.CollectionStartEvent):
+                opened.append((event.anchor, nodes))
+                nodes += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, before = opened.pop()
+                if anchor is not None:
+                    sizes[anchor] = nodes - before
+            if len(opened) > MAX_DEPTH:
+                raise UserError(f"{where}: nested more than {MAX_DEPTH} levels deep, which no settings need.")
+            if nodes > MAX_NODES:
+                raise UserError(f"{where}: over {MAX_NODES:,} values, aliases written out, which no settings need.")
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise _unreadable(where, error) from error
+
+
+@contextmanager
+def checked_parser() -> Iterator[None]:
+    """Within it, jsonargparse too reads no YAML that :func:`check_yaml` refuses, and none from the network.
+
+    Lightning lets it read any value that looks like an address as a file of settings.
+    """
+    from jsonargparse import _loaders_dumpers as loading
+    from jsonargparse import _optionals, _util, set_parsing_settings
+
+    remote = "s" in _optionals._get_config_read_mode()
+    paths: Any = _util
+    plain: Any = loading.yaml_load
+    reader = "read_text" if hasattr(paths.Path, "read_text") else "get_content"
+    read = getattr(paths.Path, reader)
+
+    def checked(text: Any) -> Any:
+        try:
+            if isinstance(text, str):
+                check_yaml(text, "settings")
+            return plain(text)
+        except (ValueError, TypeError, RecursionError, OverflowError) as error:  # 5,000 digits, say: no YAMLError
+            raise yaml.YAMLError(str(error)) from error
+
+    def read_checked(path: Any, *args: Any, **kwargs: Any) -> Any:
+        local = Path(str(path))
+        return read_text(local, str(path)) if local.is_file() else read(path, *args, **kwargs)
+
+    loading.yaml_load, loading.loaders["yaml"] = checked, checked
+    setattr(paths.Path, reader, read_checked)
+    set_parsing_settings(config_read_mode_fsspec_enabled=False)
+    try:
+        yield
+    finally:
+        set_parsing_settings(config_read_mode_fsspec_enabled=remote)
+        loading.yaml_load, loading.loaders["yaml"] = plain, plain
+        setattr(paths.Path, reader, read)
+
+
+def _unreadable(where: str, error: BaseException) -> UserError:
+    return UserError(f"{where}: cannot be read as YAML ({' '.join(str(error).split())[:300]}).")

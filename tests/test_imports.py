@@ -1,0 +1,234 @@
+"""What settings may import: refused before anything is, wherever the path stands; --allow-import lets more in."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spikesparse import load_run
+from spikesparse.__main__ import main
+from spikesparse.errors import UserError
+from spikesparse.imports import as_flags, check_path, limited_imports, split_allowed
+from spikesparse.runs import named_settings, run_name
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
+CODE = """
+from pathlib import Path
+Path("imported").touch()
+from torch import nn
+from torch.nn import functional as F
+import functools, os
+from spikesparse import LIF, SpikingVGG
+class Net(SpikingVGG): pass
+class Mine(LIF): pass
+def rise(progress): return progress
+partial = functools.partial(os.system, "touch imported")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _mine(monkeypatch):
+    """A module at hand that tells when it is imported."""
+    for name in ("mine", "other"):
+        Path(f"{name}.py").write_text(CODE)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    yield
+    for name in ("mine", "other"):
+        sys.modules.pop(name, None)
+
+
+def refusal(args, capsys):
+    assert main(args) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("spikesparse: error:")]
+    return line
+
+
+PLACES = {
+    "flag": ["--model.net=mine.Net"],
+    "flag_of_a_key": ["--model.net.class_path=mine.Net"],
+    "flag_with_json": ['--model.net={"class_path": "mine.Net", "init_args": {"width": 2}}'],
+    "flag_apart": ["--model.net", "mine.Net"],
+    "appended": ["--trainer.callbacks+=mine.Net"],
+    "appended_json": ['--trainer.callbacks+={"class_path": "mine.Net"}'],
+    "list": ['--trainer.callbacks=[{"class_path": "mine.Net"}]'],
+    "neuron": ["--model.net.neuron=mine.Mine"],
+    "nested": [
+        '--model.net={"class_path": "spikesparse.SpikingVGG", "init_args": {"neuron": {"class_path": "mine.Mine"}}}'
+    ],
+    "neuron_as_text": ['--model.net={"class_path": "spikesparse.SpikingVGG", "init_args": {"neuron": "mine.Mine"}}'],
+    "penalty": ["--model.penalty=mine.Net"],
+    "optimizer": ["--model.optimizer=mine.Net"],
+    "scheduler": ["--model.scheduler=mine.Net"],
+    "encoder": ["--data.encoder=mine.Net"],
+    "function": ["--sparsity.schedule=mine.rise"],
+    "logger": ["--trainer.logger=mine.Net"],
+    "help": ["--model.net.help=mine.Net"],
+    "config": ["--config=evil.yaml"],
+    "config_short": ["-c", "evil.yaml"],
+    "config_of_a_part": ["--model=part.yaml"],
+    "config_of_a_net": ["--model.net=net.yaml"],
+    "any_typed": [
+        '--trainer.logger={"class_path": "pytorch_lightning.loggers.TensorBoardLogger", "init_args": {"save_dir": "x"}'
+        ', "dict_kwargs": {"comment": {"class_path": "mine.Net"}}}'
+    ],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_path_of_ones_own_is_refused_before_it_is_imported_and_the_flag_is_named(place, capsys):
+    net = {"class_path": "mine.Net"}
+    Path("evil.yaml").write_text(yaml.safe_dump({"model": {"net": net}}))
+    Path("part.yaml").write_text(yaml.safe_dump({"net": net}))
+    Path("net.yaml").write_text(yaml.safe_dump(net))
+    line = refusal(["fit", *PLACES[place], "--data.source=digits", "--trainer.accelerator=cpu"], capsys)
+    assert line.endswith("add --allow-import mine")
+    assert re.search(r"mine\.(Net|Mine|rise)", line)
+    assert not Path("imported").exists()
+    assert "mine" not in sys.modules
+
+
+def test_refusal_names_the_place(capsys):
+    Path("evil.yaml").write_text("model: {net: {class_path: mine.Net}}")
+    assert "--config=evil.yaml: model.net.class_path: mine.Net: not imported" in refusal(
+        ["fit", "-c", "evil.yaml"], capsys
+    )
+    assert "--model.penalty=mine.Net: not imported" in refusal(["validate", "--model.penalty=mine.Net"], capsys)
+
+
+# Under the packages that settings may name, but no part of a run
+REFUSED = [
+    *("os.system", "builtins.eval", "subprocess.Popen", "torch.os.system", "torch.sys.exit", "torch.hub.load"),
+    *("torch.load", "torch.jit.load", "torch.package.PackageImporter", "torch.multiprocessing.Process"),
+    *("torch.utils.benchmark.Timer", "torch.utils.collect_env.run", "torch.ops.load_library", "torch.tanh"),
+    *(
+        "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
+        "torch.nn.modules.module.warnings",
+    ),
+    *("pytorch_lightning.Trainer", "pytorch_lightning.cli.LightningCLI", "pytorch_lightning.cli.instantiate_class"),
+    *("spikesparse.cli.SpikeCLI", "spikesparse.__main__.main", "spikesparse.search.trial.run_to_log"),
+    *(
+        "spikesparse.checkpoints.Path",
+        "spikesparse.search.locks.FileLock",
+        "mine.Net",
+        "torchmetrics.utilities.checks.os",
+    ),
+]
+ALLOWED = [
+    *("spikesparse.SpikingVGG", "spikesparse.LIF", "spikesparse.PoissonEncoder", "spikesparse.SpikePenalty"),
+    *("spikesparse.checkpoints.BestCheckpoint", "spikesparse.LinearWarmupCosineAnnealingLR", "torch.nn.Linear"),
+    *("torch.optim.AdamW", "torch.optim.lr_scheduler.MultiStepLR", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
+    *("torch.nn.functional.relu", "pytorch_lightning.callbacks.EarlyStopping", "torchmetrics.Accuracy"),
+    *("pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.strategies.DDPStrategy"),
+    *("pytorch_lightning.profilers.PyTorchProfiler", "lightning_fabric.plugins.environments.SLURMEnvironment"),
+    *("pytorch_lightning.plugins.MixedPrecision", "pytorch_lightning.loggers.TensorBoardLogger"),
+]
+
+
+def imported(path):
+    from jsonargparse import _typehints
+
+    return _typehints.import_object(path)
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_what_is_no_part_of_a_run_is_refused(path):
+    with limited_imports(), pytest.raises(UserError, match="--allow-import"):
+        imported(path)
+
+
+@pytest.mark.parametrize("path", ALLOWED)
+def test_parts_of_a_run_are_imported(path):
+    with limited_imports():
+        assert imported(path) is not None
+
+
+@pytest.mark.parametrize("path", ["mine.os.system", "mine.partial", "mine.functools.partial", "mine.F.torch"])
+def test_a_module_that_is_let_in_lets_in_nothing_else(path):
+    with limited_imports(("mine",)):
+        assert imported("mine.Net").__name__ == "Net"
+        assert imported("mine.rise")(0.5) == 0.5
+        with pytest.raises(UserError, match="--allow-import"):
+            imported(path)
+
+
+def test_a_prefix_is_a_whole_name_and_may_be_narrow():
+    with limited_imports(("min", "torch.distributed.algorithms")):
+        with pytest.raises(UserError, match=r"--allow-import mine$"):
+            check_path("mine.Net")
+        assert callable(imported("torch.distributed.algorithms.ddp_comm_hooks.default_hooks.fp16_compress_hook"))
+        with pytest.raises(UserError, match="--allow-import torch"):
+            imported("torch.hub.load")
+
+
+def test_limits_end_where_they_began_and_inner_ones_inherit():
+    from jsonargparse import _actions, _typehints
+
+    before = (_typehints.import_object, _actions.import_object)
+    with limited_imports(("mine",)), limited_imports():
+        check_path("mine.Net")
+    assert (_typehints.import_object, _actions.import_object) == before
+    with limited_imports(), pytest.raises(UserError):
+        check_path("mine.Net")
+
+
+def test_flag_is_taken_in_all_its_forms_and_is_no_override():
+    args = ["fit", "--allow-import", "mine", "--a=1", "--allow-import=other,third.part", "--b", "2"]
+    assert split_allowed(args) == (["fit", "--a=1", "--b", "2"], ("mine", "other", "third.part"))
+    assert as_flags(args) == ["--allow-import=mine,other,third.part"]
+    assert as_flags(["fit"]) == []
+    assert run_name(args) == run_name(["fit", "--a=1", "--b", "2"])
+    for wrong in (
+        ["--allow-import"],
+        ["--allow-import", "--a"],
+        ["--allow-import=*"],
+        ["--allow-import=a/b"],
+        ["--allow-import="],
+    ):
+        with pytest.raises(UserError, match="name a package or module"):
+            split_allowed(wrong)
+
+
+def test_values_are_read_as_settings_only_where_they_are_looked_through():
+    args = ["fit", '--model.net={"class_path": "a.B"}', "--x.y=null"]
+    assert named_settings(args)[0][1] == {"model": {"net": '{"class_path": "a.B"}'}}
+    assert named_settings(args, read_values=True)[0][1] == {"model": {"net": {"class_path": "a.B"}}}
+
+
+def test_checkpoint_with_a_class_of_ones_own_needs_the_flag_again(tiny_args, capsys):
+    args = [arg for arg in tiny_args if "max_epochs" not in arg]
+    args += [
+        "--model.net=mine.Net",
+        "--trainer.max_epochs=1",
+        "--sparsity.end_epoch=0",
+        "--model.scheduler.warmup_epochs=0",
+    ]
+    assert main(["fit", "--allow-import", "mine", *args]) == 0
+    Path("imported").unlink()
+    del sys.modules["mine"]
+    folder = Path("runs") / run_name(["fit", *args]) / "seed0"
+    checkpoint = f"--ckpt_path={folder}/checkpoints/last.ckpt"
+    capsys.readouterr()
+    for command in ("test", "validate", "predict"):
+        line = refusal([command, checkpoint], capsys)
+        assert "the checkpoint's settings: model.net.class_path: mine.Net: not imported" in line
+    teacher = f"--model.distillation.teacher={folder}/checkpoints/last.ckpt"
+    assert "mine.Net: not imported" in refusal(["fit", teacher, *[a for a in args if "mine" not in a]], capsys)
+    with pytest.raises(UserError, match=r"load_run=.*: model.net.class_path: mine.Net: not imported"):
+        load_run(folder, "last")
+    assert not Path("imported").exists()
+    assert main(["test", checkpoint, "--allow-import=other,mine", "--trainer.accelerator=cpu"]) == 0
+    assert type(load_run(folder, "last", ["mine"])[0].net).__name__ == "Net"
+
+
+def test_unsafe_reading_of_checkpoints_cannot_be_asked_for(capsys):
+    for args in (["--weights_only=false"], ["--config=evil.yaml"]):
+        Path("evil.yaml").write_text("weights_only: false")
+        assert "a checkpoint could run any code" in refusal(["fit", "--data.source=digits", *args], capsys)
+
+
+def test_settings_are_not_fetched_from_the_network(capsys):
+    line = refusal(["fit", "--model=http://127.0.0.1:9/x.yaml", "--data.source=digits"], capsys)
+    assert "Connect" not in line
+    assert "127.0.0.1:9" in line

@@ -1,0 +1,322 @@
+"""A stopped run goes on by the same command, from the newest whole checkpoint, and ends as the one that never was."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spikesparse import saving, whole_files
+from spikesparse.__main__ import main
+from spikesparse.data.loading import BatchRows
+from spikesparse.module import SpikingClassifier
+from spikesparse.resume import newest, prepare_folder, write_identity
+from spikesparse.runs import run_name
+from spikesparse.whole_files import replace_file, whole_file
+
+ROOT = Path(__file__).resolve().parents[1]
+quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
+
+
+def folder_of(args):
+    return Path("runs") / run_name(["fit", *args]) / "seed0"
+
+
+def weights(folder, name="last"):
+    return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    replace_file(path, "before")
+
+    def write_half():
+        with whole_file(path) as file:
+            file.write(b"half")
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        write_half()
+    assert path.read_text() == "before"
+    replace_file(path, b"after")
+    assert path.read_bytes() == b"after"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_takes_its_place_only_once_it_is_on_the_disk(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda number: seen.append((tmp_path / "a.txt").exists()))
+    replace_file(tmp_path / "a.txt", "text")
+    assert seen == [False, True]  # the file, and after the renaming its folder
+
+
+# ---- places to go on from --------------------------------------------------------------------------------------------
+
+
+def write_checkpoint(folder, name, epoch, step, within=False):
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    progress = {"current": {"started": epoch + 1, "processed": epoch + (0 if within else 1)}}
+    kept = {"state_dict": {"w": torch.arange(1000.0)}, "epoch": epoch, "global_step": step}
+    torch.save({**kept, "loops": {"fit_loop": {"epoch_progress": progress}}}, folder / "checkpoints" / name)
+
+
+def test_the_newest_checkpoint_is_the_one_that_has_come_furthest(tmp_path):
+    assert newest(tmp_path) is None
+    write_checkpoint(tmp_path, "previous.ckpt", 1, 20)
+    write_checkpoint(tmp_path, "last.ckpt", 2, 30)
+    assert (newest(tmp_path).checkpoint.name, newest(tmp_path).epoch) == ("last.ckpt", 3)
+    write_checkpoint(tmp_path, "step.ckpt", 3, 34, within=True)
+    place = newest(tmp_path)
+    assert (place.checkpoint.name, place.epoch, place.step, place.within) == ("step.ckpt", 3, 34, True)
+    assert "within epoch 4, step 34" in str(place)
+    write_checkpoint(tmp_path, "step.ckpt", 2, 30, within=True)  # killed between the two writes
+    assert newest(tmp_path).checkpoint.name == "last.ckpt"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, damage, capsys):
+    write_checkpoint(tmp_path, "previous.ckpt", 1, 20)
+    write_checkpoint(tmp_path, "last.ckpt", 2, 30)
+    path = tmp_path / "checkpoints/last.ckpt"
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":  # a bit of a weight: torch itself would read another number
+        at = content.index(np.arange(1000, dtype=np.float32)[500:520].tobytes())
+        content[at] ^= 1
+    content = {"truncated": content[:-200], "empty": b"", "text": b"no checkpoint"}.get(damage, content)
+    path.write_bytes(content)
+    assert newest(tmp_path).checkpoint.name == "previous.ckpt"
+    assert "last.ckpt: the file is damaged" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_is_that_of_the_same_files_and_data(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "mine.yaml"
+    config.write_text("data: {}")
+    folder = tmp_path / "runs/mine/seed0"
+    args = ["fit", "--config", str(config), "--data.data_dir=a"]
+    assert prepare_folder(folder, args, fresh=False) is None
+    write_checkpoint(folder, "last.ckpt", 0, 5)
+    assert prepare_folder(folder, args, fresh=False) == folder / "checkpoints/last.ckpt"
+    assert "going on from" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")  # the others say nothing, and touch nothing
+    assert prepare_folder(folder, args, fresh=False) == folder / "checkpoints/last.ckpt"
+    assert prepare_folder(folder, args, fresh=True) is None
+    assert capsys.readouterr().out == ""
+    monkeypatch.delenv("RANK")
+    for changed, edited in ((["--data.data_dir=b"], False), ([], True)):
+        if edited:
+            config.write_text("data: {seed: 1}")
+        assert prepare_folder(folder, [*args, *changed], fresh=False) is None
+        assert not (folder / "checkpoints").exists()  # set aside
+        write_identity(folder, args)
+        write_checkpoint(folder, "last.ckpt", 0, 5)
+    assert {path.name for path in folder.parent.iterdir()} == {"seed0", "seed0-earlier1", "seed0-earlier2"}
+
+
+# ---- whole runs -----------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    pass
+
+
+def die_in(monkeypatch, name, number):
+    """End the run at the ``number``-th call of a step, as if the process were gone: nothing is saved on the way."""
+    original, seen = getattr(SpikingClassifier, name), []
+
+    def step(self, *args):
+        seen.append(not self.trainer.sanity_checking)
+        if sum(seen) == number:
+            raise Killed
+        return original(self, *args)
+
+    monkeypatch.setattr(SpikingClassifier, name, step)
+
+
+@quiet
+@pytest.mark.parametrize(
+    ("name", "number", "place"),
+    [
+        pytest.param("training_step", 1, None, marks=pytest.mark.slow),
+        ("training_step", 3, "step.ckpt (within epoch 1, step 2)"),
+        pytest.param("training_step", 6, "last.ckpt (before epoch 2, step 5)", marks=pytest.mark.slow),
+        ("validation_step", 1, "step.ckpt (within epoch 1, step 4)"),
+        pytest.param("test_step", 1, None, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_was_ended_anywhere_goes_on_by_the_same_command(
+    tiny_args, tmp_path, monkeypatch, capsys, name, number, place
+):
+    args = ["train", *tiny_args, "--checkpoint.every_n_steps=2", "--trainer.limit_train_batches=5"]
+    folder = folder_of(args[1:])
+    assert main(args) == 0
+    whole, result = weights(folder), json.loads((folder / "result.json").read_text())
+    best = weights(folder, "best")
+    shutil.rmtree("runs")
+    with monkeypatch.context() as patched:
+        die_in(patched, name, number)
+        with pytest.raises(Killed):
+            main(args)
+    capsys.readouterr()
+    assert main(args) == 0
+    printed = capsys.readouterr().out
+    assert ("going on from" in printed) is (place is not None)
+    assert place is None or f"{folder}/checkpoints/{place}" in printed
+    assert same(weights(folder), whole)
+    assert same(weights(folder, "best"), best)
+    again = json.loads((folder / "result.json").read_text())
+    for key in ("accuracy", "spikes", "synops", "energy_uj", "command"):
+        assert again[key] == result[key]
+    assert not (folder / "checkpoints/step.ckpt").exists()
+
+
+@quiet
+def test_a_finished_run_says_so_and_fresh_begins_anew(tiny_args, capsys):
+    args = [*tiny_args, "--trainer.limit_train_batches=1", "--trainer.max_epochs=2"]
+    for command in ("fit", "train"):
+        assert main([command, *args]) == 0
+        first = capsys.readouterr().out
+        written = (folder_of(args) / "checkpoints/last.ckpt").stat().st_mtime_ns
+        assert main([command, *args]) == 0
+        again = capsys.readouterr().out
+        assert "finished: not trained again (--fresh trains it anew)" in again
+        assert (folder_of(args) / "checkpoints/last.ckpt").stat().st_mtime_ns == written
+        if command == "train":
+            line = next(line for line in first.splitlines() if "accuracy" in line and "energy" in line)
+            assert line in again
+    assert main(["train", *args, "--fresh"]) == 0
+    assert (folder_of(args).parent / "seed0-earlier1/result.json").is_file()
+
+
+@quiet
+def test_a_signal_stops_between_two_steps_and_the_run_goes_on(tiny_args, monkeypatch, capsys):
+    args = ["train", *tiny_args, "--trainer.limit_train_batches=5"]
+    folder = folder_of(args[1:])
+    assert main(args) == 0
+    whole = weights(folder)
+    shutil.rmtree("runs")
+    with monkeypatch.context() as patched:
+        original, seen = SpikingClassifier.training_step, []
+
+        def step(self, *batch):
+            seen.append(1)
+            if len(seen) == 8:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(self, *batch)
+
+        patched.setattr(SpikingClassifier, "training_step", step)
+        before = signal.getsignal(signal.SIGTERM)
+        assert main(args) == 143
+        assert signal.getsignal(signal.SIGTERM) == before
+    printed = capsys.readouterr().out
+    assert "SIGTERM: the step is finished, then training stops" in printed
+    assert "with the same flags goes on from here" in printed
+    assert len(seen) == 8
+    assert main(args) == 0
+    assert "step.ckpt (within epoch 2, step 8)" in capsys.readouterr().out
+    assert same(weights(folder), whole)
+
+
+@quiet
+def test_a_checkpoint_of_the_middle_of_an_epoch_wants_the_same_batches(tiny_args, monkeypatch, capsys):
+    args = [*tiny_args, "--checkpoint.every_n_steps=2"]
+    with monkeypatch.context() as patched:
+        die_in(patched, "training_step", 4)
+        with pytest.raises(Killed):
+            main(["fit", *args])
+    step = folder_of(args) / "checkpoints/step.ckpt"
+    assert main(["fit", *args, f"--ckpt_path={step}", "--data.batch_size=4"]) == 2
+    assert "another number of processes, batch size or training set" in capsys.readouterr().err
+
+
+@quiet
+def test_a_full_disk_is_a_warning_and_training_goes_on(tiny_args, monkeypatch):
+    original = whole_files.whole_file
+
+    def full(path):
+        if path.suffix == ".ckpt" and path.name != "best.ckpt":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return original(path)
+
+    monkeypatch.setattr(saving, "whole_file", full)
+    with pytest.warns(UserWarning, match=r"last.ckpt cannot be written .*No space left.*: training goes on"):
+        assert main(["train", *tiny_args]) == 0
+    assert not (folder_of(tiny_args) / "checkpoints/last.ckpt").exists()
+
+
+def test_rows_left_out_are_those_at_the_start_of_one_pass():
+    rows = BatchRows(23, 4, True, False, True, seed=3, world=2, rank=1)
+    rows.set_epoch(5)
+    whole = [batch.tolist() for batch in rows]
+    rows.skipped = 2
+    assert [batch.tolist() for batch in rows] == whole[2:]
+    assert [batch.tolist() for batch in rows] == whole
+    assert len(rows) == len(whole) == 3
+
+
+# ---- slow -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_as_the_run_that_was_not(tmp_path):
+    """The campaign of benchmarks/kill.py, shorter; of its own process, since it forks."""
+    command = [sys.executable, str(ROOT / "benchmarks/kill.py"), "--kills", "4", "--epochs", "12", "--seed", "1"]
+    ended = subprocess.run(
+        [*command, "--place", str(tmp_path / "kill"), "--out", str(tmp_path / "kill.csv")],
+        **{"capture_output": True, "text": True, "timeout": 900, "check": False},
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "differences: none" in ended.stdout
+    rows = [line for line in (tmp_path / "kill.csv").read_text().splitlines() if not line.startswith("#")]
+    assert len(rows) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "workers", "place"),
+    [(4, 0, "last.ckpt (before epoch 2, step 5)"), (7, 2, "step.ckpt (within epoch 2, step ")],
+)
+def test_two_processes_and_loader_workers_stop_together_and_go_on(tiny_args, tmp_path, step, workers, place):
+    """Stopped by SIGTERM, which only the first process gets; the weights are those of the run that was not."""
+    (tmp_path / "stop.py").write_text(
+        "import os, pathlib, signal\n"
+        "from pytorch_lightning import Callback\n"
+        "class Stop(Callback):\n"
+        "    def on_train_batch_start(self, trainer, module, batch, batch_idx):\n"
+        "        first = trainer.is_global_zero and not pathlib.Path('stopped').exists()\n"
+        f"        if first and trainer.global_step == {step}:\n"
+        "            pathlib.Path('stopped').touch()\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    args = [*tiny_args, "--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    args += ["--trainer.callbacks+=stop.Stop", "--allow-import=stop", f"--data.num_workers={workers}"]
+
+    def run(*more):
+        return subprocess.run(
+            [sys.executable, "-m", "spikesparse", "fit", *args, *more], capture_output=True, text=True
+        )
+
+    stopped = run()
+    assert stopped.returncode == 143, stopped.stdout + stopped.stderr
+    ended = run()
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert place in ended.stdout
+    folder = next(Path("runs").glob("*/seed0"))
+    resumed = weights(folder)
+    shutil.rmtree("runs")
+    whole = run()
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert same(resumed, weights(folder))
