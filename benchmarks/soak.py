@@ -129,6 +129,7 @@ def soak(epochs: int) -> list[Sample]:
             *("--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.accelerator=cpu"),
             *("--model.net.architecture=4-P-8-P", f"--seed_everything={SEED}"),
             *("--trainer.enable_progress_bar=false", f"--trainer.callbacks+={__name__}.Sampler"),
+            f"--allow-import={__name__}",
             f"--dashboard.every_n_epochs={max(1, epochs // DRAWINGS)}",
         ]
     )

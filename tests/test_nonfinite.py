@@ -203,7 +203,9 @@ def test_the_gradients_norm_is_that_of_all_gradients_together():
     logged = {}
     module.log = lambda tag, value, **_: logged.update({tag: value})
     trainer = SimpleNamespace(precision_plugin=None, global_step=0, world_size=1, log_every_n_steps=1)
-    NonFiniteGuard().on_before_optimizer_step(trainer, module, None)
+    guard = NonFiniteGuard()
+    guard.on_before_optimizer_step(trainer, module, None)
+    guard.on_train_epoch_end(trainer, module)
     torch.testing.assert_close(logged["health/gradient_norm"], flat.square().sum().sqrt())
 
 
@@ -241,7 +243,7 @@ class Spoils(DirectEncoder):
 @pytest.mark.slow
 def test_two_processes_stop_with_the_same_words(tiny_args):
     Path("spoils.py").write_text(ON_ONE)
-    flags = ["--data.encoder=spoils.Spoils", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    flags = ["--allow-import=spoils", "--data.encoder=spoils.Spoils", "--trainer.devices=2", "--trainer.strategy=ddp"]
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--redirects=3", "--log-dir=logs", "-m"]
     command = [sys.executable, "-m", *launch, "spikesparse", "fit", *tiny_args, *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

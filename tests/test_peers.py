@@ -61,8 +61,15 @@ def launch(tiny_args):
     before = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 
     def run(launcher, *more, during=None):
-        args = [*tiny_args, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=50", *more]
-        command = [*(before if launcher == "torchrun" else []), "spikesparse", "fit", *args]
+        args = [*tiny_args, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=50"]
+        command = [
+            *(before if launcher == "torchrun" else []),
+            "spikesparse",
+            "fit",
+            *args,
+            "--allow-import=perish",
+            *more,
+        ]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         out = Path("out.txt")
         with out.open("w") as file:

@@ -67,7 +67,7 @@ class NonFiniteGuard(Callback):
             gradients = [gradient for _, gradient in _gradients(pl_module)]
             norms = torch.stack(torch._foreach_norm(gradients))
             norm = torch.linalg.vector_norm(norms)
-            one = torch.stack([norm, torch.ones_like(norm)])
+            one = torch.stack([norm.float(), norm.new_ones((), dtype=torch.float32)])  # bfloat16 counts to 256
             self._norms = one if self._norms is None else self._norms.to(one) + one
             self._of("gradient", pl_module).note(~norm.isfinite(), trainer.global_step, ~norms.isfinite())
         if pl_module.device.type == "cpu" or trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ class NonFiniteGuard(Callback):
                 self._stop(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look once more, and at the weights themselves: checkpoints are written after this. Log the gradient's norm."""
+        """Look once more, and at the weights themselves: checkpoints are written after this. Log the gradient."""
         self._batch = None
         if self._norms is not None:
             pl_module.log("health/gradient_norm", self._norms[0] / self._norms[1], on_step=False, on_epoch=True)
