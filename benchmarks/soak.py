@@ -49,7 +49,7 @@ class Sample(NamedTuple):
     memory_kb: int
     rss_kb: int
     open_files: int
-    threads: int
+    own_threads: int
     run_folder_kb: int
     tensorboard_kb: int
 
@@ -81,7 +81,7 @@ class Sampler(Callback):
                 **{"epoch": epoch, "seconds": round(time.monotonic() - self.started, 1)},
                 **{"memory_kb": sum(int(status[name].split()[0]) for name in ("RssAnon", "VmSwap"))},
                 **{"rss_kb": int(status["VmRSS"].split()[0])},
-                **{"open_files": len(os.listdir("/proc/self/fd")), "threads": len(os.listdir("/proc/self/task"))},
+                **{"open_files": len(os.listdir("/proc/self/fd")), "own_threads": len(os.listdir("/proc/self/task"))},
                 **{"run_folder_kb": sum(sizes.values()) // 1024, "tensorboard_kb": tensorboard // 1024},
             )
         )
@@ -113,7 +113,7 @@ def verdict(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
         ),
         (f"TensorBoard: {per_epoch:.2f} kB an epoch", per_epoch <= TENSORBOARD_KB_PER_EPOCH),
     ]
-    for name in ("open_files", "threads"):
+    for name in ("open_files", "own_threads"):
         values = [getattr(sample, name) for sample in settled]
         found.append((f"{name}: {values[0]} at first, {values[-1]} at last", values[-1] <= values[0]))
     said = f"epochs {settled[0].epoch} to {settled[-1].epoch}, after a warm-up"

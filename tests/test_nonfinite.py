@@ -203,10 +203,15 @@ def test_the_gradients_norm_is_that_of_all_gradients_together():
     logged = {}
     module.log = lambda tag, value, **_: logged.update({tag: value})
     trainer = SimpleNamespace(precision_plugin=None, global_step=0, world_size=1, log_every_n_steps=1)
-    guard = NonFiniteGuard()
+    guard, again = NonFiniteGuard(), NonFiniteGuard()
     guard.on_before_optimizer_step(trainer, module, None)
-    guard.on_train_epoch_end(trainer, module)
-    torch.testing.assert_close(logged["health/gradient_norm"], flat.square().sum().sqrt())
+    again.load_state_dict(guard.state_dict())  # stopped within the epoch, and taken up
+    for parameter in module.parameters():
+        parameter.grad *= 3
+    again.on_before_optimizer_step(trainer, module, None)
+    again.on_train_epoch_end(trainer, module)
+    torch.testing.assert_close(logged["health/gradient_norm"], 2 * flat.square().sum().sqrt())
+    assert again.state_dict() == {}
 
 
 def test_a_module_that_meets_what_is_not_finite_is_named_before_those_behind_it():

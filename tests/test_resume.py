@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ import torch
 from spikesparse import saving, whole_files
 from spikesparse.__main__ import main
 from spikesparse.data.loading import BatchRows
+from spikesparse.errors import UserError
 from spikesparse.module import SpikingClassifier
+from spikesparse.process_state import ProcessState
 from spikesparse.resume import newest, prepare_folder, write_identity
 from spikesparse.runs import run_name
 from spikesparse.whole_files import replace_file, whole_file
@@ -255,6 +258,20 @@ def test_a_full_disk_is_a_warning_and_training_goes_on(tiny_args, monkeypatch):
     with pytest.warns(UserWarning, match=r"last.ckpt cannot be written .*No space left.*: training goes on"):
         assert main(["train", *tiny_args]) == 0
     assert not (folder_of(tiny_args) / "checkpoints/last.ckpt").exists()
+
+
+def test_processes_that_see_different_checkpoints_are_refused(monkeypatch):
+    def gathered(names, name):
+        names[:] = [name, "the beginning"]
+
+    trainer = SimpleNamespace(world_size=2, ckpt_path=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.distributed, "is_initialized", lambda: True)
+        patched.setattr(torch.distributed, "all_gather_object", gathered)
+        ProcessState().setup(trainer, None, "fit")
+        trainer.ckpt_path = "runs/a/seed0/checkpoints/last.ckpt"
+        with pytest.raises(UserError, match=r"different places \(last.ckpt, the beginning\)"):
+            ProcessState().setup(trainer, None, "fit")
 
 
 def test_rows_left_out_are_those_at_the_start_of_one_pass():

@@ -22,7 +22,7 @@ def soak(monkeypatch):
 
 def samples(soak, **changed):
     """Of 100 epochs after which nothing grows, but for what is given as a function of the epoch."""
-    steady = {"seconds": 0.0, "memory_kb": 500_000, "rss_kb": 800_000, "open_files": 8, "threads": 2}
+    steady = {"seconds": 0.0, "memory_kb": 500_000, "rss_kb": 800_000, "open_files": 8, "own_threads": 2}
     steady |= {"run_folder_kb": 200, "tensorboard_kb": 100}
     return [soak.Sample(epoch=n, **steady | {name: value(n) for name, value in changed.items()}) for n in range(1, 101)]
 
@@ -33,7 +33,7 @@ def samples(soak, **changed):
         ("memory_kb", lambda epoch: 500_000 + 80 * epoch, "memory: +1.26% by the fitted line"),
         ("memory_kb", lambda epoch: 500_000 + 7_000 * (epoch > 90), "memory"),
         ("open_files", lambda epoch: 8 + epoch // 50, "open_files: 8 at first, 10 at last"),
-        ("threads", lambda epoch: 2 + (epoch == 100), "threads: 2 at first, 3 at last"),
+        ("own_threads", lambda epoch: 2 + (epoch == 100), "own_threads: 2 at first, 3 at last"),
         ("tensorboard_kb", lambda epoch: 100 + 9 * epoch, "TensorBoard: 9.00 kB an epoch"),
     ],
 )
@@ -58,7 +58,9 @@ def test_a_short_soak_keeps_no_file_and_no_thread(tmp_path):
     assert "epochs 7 to 30, after a warm-up" in done.stdout
     wrong = done.stdout.partition("something grows: ")[2]
     assert "open_files" not in wrong
-    assert "threads" not in wrong
+    assert "own_threads" not in wrong
     rows = (tmp_path / "soak.csv").read_text().splitlines()
     assert len(rows) == 31
-    assert rows[0].startswith("epoch,seconds,memory_kb,rss_kb,open_files,threads,run_folder_kb,tensorboard_kb,")
+    assert rows[0].startswith("epoch,seconds,memory_kb,rss_kb,open_files,own_threads,run_folder_kb,tensorboard_kb,")
+    names = rows[0].split(",")
+    assert len(set(names)) == len(names)

@@ -76,7 +76,7 @@ class NonFiniteGuard(Callback):
                 self._stop(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look once more, and at the weights themselves: checkpoints are written after this. Log the gradient."""
+        """Look once more, and at the weights themselves: checkpoints are written after this. Log the norm."""
         self._batch = None
         if self._norms is not None:
             pl_module.log("health/gradient_norm", self._norms[0] / self._norms[1], on_step=False, on_epoch=True)

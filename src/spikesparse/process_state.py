@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,23 @@ class ProcessState(Callback):
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to begin where some processes would go on from a checkpoint that others do not see.
+
+        Raises:
+            UserError: in all of them; they would wait for each other otherwise.
+        """
+        if stage != "fit" or trainer.world_size == 1 or not torch.distributed.is_initialized():
+            return
+        name = Path(str(trainer.ckpt_path)).name if trainer.ckpt_path else "the beginning"
+        names: list[Any] = [name] * trainer.world_size
+        torch.distributed.all_gather_object(names, name)
+        if len(set(names)) > 1:
+            raise UserError(
+                f"the processes would start from different places ({', '.join(sorted(set(names)))}): the run folder "
+                "must lie on a file system that all machines share."
+            )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gather the states; every process takes part."""
