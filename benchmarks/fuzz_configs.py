@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import csv
 import io
-import os
 import random
 import resource
 import shutil

@@ -232,3 +232,16 @@ def test_settings_are_not_fetched_from_the_network(capsys):
     line = refusal(["fit", "--model=http://127.0.0.1:9/x.yaml", "--data.source=digits"], capsys)
     assert "Connect" not in line
     assert "127.0.0.1:9" in line
+
+
+def test_a_study_is_the_same_with_the_flag_and_its_trials_get_it():
+    pytest.importorskip("optuna", reason="the search extra is not installed")
+    from spikesparse.search.plan import Plan
+    from spikesparse.search.space import Space
+
+    plans = [
+        Plan("s", Path(), ["--a=1", *more], Space({}, []), "synops", 1, 1, 0, "")
+        for more in ([], ["--allow-import=mine"])
+    ]
+    assert plans[0].identity() == plans[1].identity()
+    assert "--allow-import=mine" in plans[1].args
