@@ -23,6 +23,8 @@ import functools, os
 from spikesparse import LIF, SpikingVGG
 class Net(SpikingVGG): pass
 class Mine(LIF): pass
+class Broken(SpikingVGG):
+    def __init__(self, num_classes, input_shape, timesteps): super().__init__(); {}["their own mistake"]
 def rise(progress): return progress
 partial = functools.partial(os.system, "touch imported")
 """
@@ -232,3 +234,25 @@ def test_settings_are_not_fetched_from_the_network(capsys):
     line = refusal(["fit", "--model=http://127.0.0.1:9/x.yaml", "--data.source=digits"], capsys)
     assert "Connect" not in line
     assert "127.0.0.1:9" in line
+
+
+def test_a_study_is_the_same_with_the_flag_and_its_trials_get_it():
+    pytest.importorskip("optuna", reason="the search extra is not installed")
+    from spikesparse.search.plan import Plan
+    from spikesparse.search.space import Space
+
+    plans = [
+        Plan("s", Path(), ["--a=1", *more], Space({}, []), "synops", 1, 1, 0, "")
+        for more in ([], ["--allow-import=mine"])
+    ]
+    assert plans[0].identity() == plans[1].identity()
+    assert "--allow-import=mine" in plans[1].args
+
+
+def test_a_mistake_in_ones_own_code_keeps_its_traceback_and_others_are_one_line(tiny_args, capsys):
+    args = ["fit", "--allow-import=mine", *(arg for arg in tiny_args if "model.net" not in arg)]
+    with pytest.raises(KeyError, match="their own mistake"):
+        main([*args, "--model.net=mine.Broken"])
+    assert "Invalid learning rate: -1" in refusal(
+        [*args, "--model.net.architecture=4-P", "--model.optimizer.lr=-1"], capsys
+    )

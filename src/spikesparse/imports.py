@@ -66,9 +66,9 @@ def as_flags(args: list[str]) -> list[str]:
     return [f"{FLAG}={','.join(prefixes)}"] if prefixes else []
 
 
-def widened() -> bool:
-    """Whether the user lets code of their own be imported."""
-    return bool(_allowed and _allowed[-1])
+def let_in(module: str) -> bool:
+    """Whether a module is one that the user lets in: code of their own."""
+    return _under(module, _allowed[-1] if _allowed else ())
 
 
 @contextmanager
