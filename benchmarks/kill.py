@@ -218,7 +218,7 @@ def main() -> None:
     """Read the command line, and kill."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--place", type=Path, default=Path("runs/kill"), help="a new folder for the two runs")
     parser.add_argument("--out", type=Path, default=ROOT / "results/kill.csv")

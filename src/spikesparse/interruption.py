@@ -17,31 +17,45 @@ class Interruption(Callback):
     """Stops training between two steps on SIGTERM, and under SLURM on SIGUSR1, which it sends before the time is over.
 
     Lightning stops there too, but its handlers talk to the other processes, and write checkpoints, wherever the signal
-    comes, also in the middle of a step. This one only notes it. What happens next is Lightning's: at the start of the
-    next step the first process tells the others, and all leave training with a ``SIGTERMException``.
+    comes, also in the middle of a step; and a process that has been told leaves at the end of its step, while others
+    wait for it in the next. This one only notes the signal. After every step, and at the end of every epoch, the
+    processes tell each other; if one was told, all leave training there by Lightning's ``SIGTERMException``.
     """
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
+        self._told = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen."""
+        self._told = False
         if threading.current_thread() is not threading.main_thread():
             return
 
         def note(number: int, frame: FrameType | None) -> None:
-            if not trainer.received_sigterm:
+            if not self._told:
                 print(f"{signal.Signals(number).name}: the step is finished, then training stops", flush=True)
-            trainer._signal_connector.received_sigterm = True
+            self._told = True
 
         for number in (signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])):
             self._before[number] = signal.signal(number, note)
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop behind this step, all processes or none."""
+        self._agree(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All processes stop at the end of an epoch, or none: Lightning asks each for its own signal there."""
+        """Stop behind this epoch: the signal came in its validation."""
+        self._agree(trainer)
+
+    def _agree(self, trainer: Trainer) -> None:
+        told = self._told
         if trainer.world_size > 1:
-            noted = trainer.strategy.broadcast(trainer.received_sigterm)
-            trainer._signal_connector.received_sigterm = bool(noted)
+            told = trainer.strategy.reduce_boolean_decision(told, all=False)
+        if told:
+            trainer._signal_connector.received_sigterm = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen no more."""
