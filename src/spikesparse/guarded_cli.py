@@ -1,0 +1,76 @@
+"""LightningCLI, as this project wants it: limited imports, clear errors, whole checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningCLI
+
+from spikesparse.bolts import load_bolts
+from spikesparse.data import CIFAR10DataModule
+from spikesparse.imports import check_settings, limited_imports, split_allowed
+from spikesparse.module import SpikingClassifier
+from spikesparse.paths import CONFIGS
+from spikesparse.runs import RunConfig, named_settings, with_checkpoint_settings
+from spikesparse.saving import WholeFileIO
+from spikesparse.settings_errors import SettingsErrors
+from spikesparse.trainer_flags import read_counts_as_counts
+from spikesparse.yaml_files import checked_parser
+
+
+class GuardedCLI(LightningCLI):
+    """Layers, from low to high: code, configs/base.yaml, a checkpoint's settings, --config files, flags.
+
+    What these may import is limited; see :mod:`spikesparse.imports`.
+
+    Args:
+        args: the command line.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        load_bolts()  # so that a config may name its classes
+        read_counts_as_counts()
+        self.args = args
+        given, prefixes = split_allowed(args)
+        whole = with_checkpoint_settings(given)
+        with limited_imports(prefixes), checked_parser(), SettingsErrors() as self._building:
+            check_settings(named_settings(whole, read_values=True))
+            self._parse_and_run(whole)
+
+    def _parse_and_run(self, args: list[str]) -> None:
+        super().__init__(
+            SpikingClassifier,
+            CIFAR10DataModule,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"exit_on_error": False}
+            | {
+                name: {"default_config_files": [str(CONFIGS / "base.yaml")], "exit_on_error": False}
+                for name in ("fit", "validate", "test", "predict")
+            },
+            args=args,
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Not Lightning's way, which sets a checkpoint's settings above the user's flags."""
+
+    def instantiate_classes(self) -> None:
+        """Build module, data and trainer; from then on, what fails is no longer the fault of settings or checkpoint."""
+        super().instantiate_classes()
+        assert self.subcommand is not None
+        if not self.config[self.subcommand].get("ckpt_path"):
+            self._building.over = True
+        else:
+            self.trainer.callbacks.append(self._building)  # type: ignore[attr-defined]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, whose checkpoints are written whole, unless it has a way of its own."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFileIO()
+        return trainer
