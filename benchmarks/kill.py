@@ -61,7 +61,7 @@ def command(epochs: int) -> list[str]:
 def run_once(folder: Path, args: list[str], kind: str | None, rng: random.Random, seconds: float) -> int:
     """Run the command in ``folder`` in a child of this process, killed at a moment of a kind; its exit status."""
     moment = {"step": rng.randint(1, 20), "validation": rng.randint(1, 12), "writing": rng.randint(1, 6)}
-    after, place = rng.uniform(0.05, 0.2) * seconds, rng.random()
+    after, place = rng.uniform(0.02, 0.1) * seconds, rng.random()
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

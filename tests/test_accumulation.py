@@ -42,7 +42,7 @@ def images(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size` from an ambiguous collection")
-@pytest.mark.parametrize("encoder", ["direct", "poisson"])
+@pytest.mark.parametrize("encoder", ["direct", pytest.param("poisson", marks=pytest.mark.slow)])
 def test_without_batch_norm_three_small_batches_are_one_large_one(images, encoder):
     whole, parts = (trained(images, "none", accumulated, encoder) for accumulated in (1, 3))
     assert list(whole) == list(parts)

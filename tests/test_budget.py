@@ -252,7 +252,7 @@ def weights_of(folder):
 
 
 @quiet
-@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize(
     "flags",
     [["--budget.target=30"], ["--budget.max_accuracy_drop=0.3", "--budget.baseline=0.5"]],

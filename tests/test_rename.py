@@ -21,11 +21,13 @@ STAY = {
     "results/cifar10_vgg7_cpu.csv": r"cifar10_vgg7_.*,spikesparse train --config .*",
     "results/pareto_digits.csv": r"\d+,complete,.*,spikesparse fit --config .*",
     "results/train_step.csv": r"(spikesparse|limit|spikingjelly|snntorch|norse|sinabs).*,cpu,.*",
+    "results/kill.csv": r"# spikesparse: .*",
+    "results/soak.csv": r"epoch,seconds,.*,spikesparse,torch,.*",
     "results/crosscheck.csv": r"# 8 images, T=4; spikesparse \S+, torch .*",
 }
 CAMPAIGNS = yaml.safe_load((ROOT / "benchmarks/plan.yaml").read_text())  # each that has rows
 STAY |= {
-    f: r"\w+,\d+,.*,spikesparse train --config .*" for c in CAMPAIGNS if (ROOT / (f := f"results/{c}.csv")).exists()
+    f: r"\w+,\d+,.*,\"?spikesparse train --config .*" for c in CAMPAIGNS if (ROOT / (f := f"results/{c}.csv")).exists()
 }
 
 

@@ -18,6 +18,7 @@ def _benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # LightningCLI's, of being called from Python
 def test_every_command_of_the_plan_is_understood(cifar_like_npz):
     """One run of each recipe, parsed as the command line parses it."""

@@ -57,7 +57,7 @@ def test_same_seed_gives_bit_identical_losses_and_another_seed_does_not(tiny_arg
     assert traces[0] != traces[2]
 
 
-@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_run_stopped_at_an_epochs_end_and_resumed_equals_the_uninterrupted_one(tiny_args, stop):
     whole = Losses()
     cli = fit(tiny_args, whole)

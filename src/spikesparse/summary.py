@@ -62,12 +62,19 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of the checkout that the code runs from, "-dirty" if it was changed since; "" elsewhere."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    """The commit of the checkout that the code runs from, "-dirty" if it was changed since; "" elsewhere.
+
+    Rows that a run adds to results/ do not count: the next run is of the same code.
+    """
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            [*git, "diff", "--quiet", "HEAD", "--", ":(top)", ":(top,exclude)results"], capture_output=True, check=False
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
+    return commit.stdout.strip() + ("-dirty" if changed.returncode else "")
 
 
 def _processor() -> str:
