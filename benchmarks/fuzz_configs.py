@@ -6,13 +6,15 @@
 Each is one of the files in configs/, changed at random as a value, as YAML text or by flags, with what a stranger might
 put there. `spikesparse fit` must end in one of two ways: it refuses in one line and exits with 2, or it builds module,
 data, trainer, optimizer and scheduler. Anything else is a finding, printed with its seed and number: another exception,
-a second line, an import outside the packages that settings may name, a process, a connection, over --limit seconds.
+a second line, an import outside the packages that settings may name, a process, a connection, over --limit seconds,
+or, all together, over --memory megabytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import csv
 import io
 import random
@@ -150,7 +152,7 @@ def hostile(random: random.Random, depth: int = 0) -> Any:
     """A value that is wrong somewhere."""
     kind = random.random()
     if kind < 0.5:
-        return random.choice(VALUES)
+        return copy.deepcopy(random.choice(VALUES))  # a later change may be within it
     path = random.choice(PATHS)
     if kind < 0.65:
         return path
@@ -196,7 +198,8 @@ def change(settings: Any, random: random.Random, known: list[str]) -> Any:
     elif kind < 0.92:
         other, place = random.choice(places)
         with contextlib.suppress(LookupError):
-            node[key], other[place] = other[place], node[key]
+            # Copies: what is put into a part of itself would have no end.
+            node[key], other[place] = copy.deepcopy(other[place]), copy.deepcopy(node[key])
     else:
         node[key] = {"class_path": random.choice(PATHS), "init_args": node[key]}
     return settings
@@ -236,13 +239,13 @@ def case(seed: int, number: int, known: list[str]) -> tuple[str, list[str]]:
     """A config file's text, and flags, as a function of seed and number."""
     draw = random.Random(f"{seed}-{number}")
     text, flags = draw.choice(bases()), []
-    if draw.random() < 0.7:
+    if by_value := draw.random() < 0.7:
         settings = yaml.safe_load(text)
         for _ in range(draw.choice([1, 1, 1, 2, 4])):
             settings = change(settings, draw, known)
         with contextlib.suppress(yaml.YAMLError, RecursionError):
             text = yaml.safe_dump(settings, allow_unicode=draw.random() < 0.5, sort_keys=False)
-    if draw.random() < 0.3:
+    if not by_value or draw.random() < 0.15:
         text = spoil(text, draw)
     if draw.random() < 0.15:
         flag = draw.choice(known) + draw.choice(["", "", "+", ".class_path", ".init_args.x", ".help"])
@@ -385,17 +388,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--limit", type=int, default=30, help="seconds that one may take")
+    parser.add_argument("--memory", type=int, default=1024, help="megabytes that all together may take")
     parser.add_argument("--csv", type=Path, help="add a row of counts, time and memory there")
     args = parser.parse_args()
     import spikesparse.train  # noqa: F401 (its memory is no case's)
     from spikesparse.summary import machine
 
     megabytes = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
+    # An allocation above it fails, and is a finding, before the machine has none left.
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 * args.memory << 20),) * 2)
     started = time.monotonic()
     outcomes, findings = fuzz(args.count, args.seed, args.first, args.limit)
     seconds = time.monotonic() - started
     megabytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     about = {name: value for name, value in machine().items() if name != "spikesparse"}
+    if megabytes[1] - megabytes[0] > args.memory:
+        findings.append(f"memory: {megabytes[1] - megabytes[0]:.0f} MB")
+        print(findings[-1])
     row = {
         **{"count": args.count, "seed": args.seed, "first": args.first},
         **{ended: outcomes[ended] for ended in ("refused", "built", "printed")},

@@ -33,9 +33,10 @@ def test_more_mutated_configs_are_refused_in_one_line_or_built():
 def test_cases_are_a_function_of_seed_and_number():
     from fuzz_configs import case
 
-    known = ["trainer.max_epochs", "model.net"]
-    assert case(3, 14, known) == case(3, 14, known)
-    assert len({case(3, number, known)[0] for number in range(50)}) > 45
+    known = ["trainer.max_epochs", "model.net", "model.optimizer.init_args.lr"]
+    cases = [case(3, number, known) for number in range(200)]
+    assert cases == [case(3, number, known) for number in reversed(range(200))][::-1]
+    assert len({text for text, _ in cases}) > 170
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from spikesparse import load_run
@@ -198,6 +199,19 @@ def test_values_are_read_as_settings_only_where_they_are_looked_through():
     assert named_settings(args, read_values=True)[0][1] == {"model": {"net": {"class_path": "a.B"}}}
 
 
+def test_settings_of_a_checkpoint_are_refused_as_any_others(capsys):
+    Path("run/checkpoints").mkdir(parents=True)
+    settings = {"seed_everything": 0, "model": {"net": {"class_path": "mine.Net"}}, "data": {}}
+    torch.save({"state_dict": {}, "settings": settings}, "run/checkpoints/last.ckpt")
+    for command in ("test", "validate", "predict", "fit"):
+        line = refusal([command, "--ckpt_path=run/checkpoints/last.ckpt"], capsys)
+        assert "the checkpoint's settings: model.net.class_path: mine.Net: not imported" in line
+    with pytest.raises(UserError, match=r"load_run=.*: model.net.class_path: mine.Net: not imported"):
+        load_run("run")
+    assert not Path("imported").exists()
+
+
+@pytest.mark.slow
 def test_checkpoint_with_a_class_of_ones_own_needs_the_flag_again(tiny_args, capsys):
     args = [arg for arg in tiny_args if "max_epochs" not in arg]
     args += [
