@@ -205,7 +205,9 @@ def test_a_finished_run_says_so_and_fresh_begins_anew(tiny_args, capsys):
 
 
 @quiet
-def test_a_signal_stops_between_two_steps_and_the_run_goes_on(tiny_args, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+def test_a_signal_stops_between_two_steps_and_the_run_goes_on(tiny_args, monkeypatch, capsys, number):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")  # whose word is SIGUSR1
     args = ["train", *tiny_args, "--trainer.limit_train_batches=5"]
     folder = folder_of(args[1:])
     assert main(args) == 0
@@ -217,15 +219,15 @@ def test_a_signal_stops_between_two_steps_and_the_run_goes_on(tiny_args, monkeyp
         def step(self, *batch):
             seen.append(1)
             if len(seen) == 8:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return original(self, *batch)
 
         patched.setattr(SpikingClassifier, "training_step", step)
-        before = signal.getsignal(signal.SIGTERM)
+        before = signal.getsignal(number)
         assert main(args) == 143
-        assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getsignal(number) == before
     printed = capsys.readouterr().out
-    assert "SIGTERM: the step is finished, then training stops" in printed
+    assert f"{number.name}: the step is finished, then training stops" in printed
     assert "with the same flags goes on from here" in printed
     assert len(seen) == 8
     assert main(args) == 0
