@@ -219,7 +219,7 @@ def test_torchrun_trains_one_model(tiny_args):
     folders = list(Path("runs").glob("base-*/*"))
     assert [folder.name for folder in folders] == ["seed0"]
     kept = torch.load(folders[0] / "checkpoints" / "last.ckpt", weights_only=True)
-    assert len(kept["random_state"]) == 2  # of each process
+    assert len(kept["processes"]) == 2  # the state of each
     assert kept["global_step"] == 4 * 3  # 36 images, 16 a step: two full, and 4 shared out
 
 
