@@ -239,6 +239,7 @@ def test_lambda_moves_once_per_epoch_by_its_last_validation(tiny_args, flags, ca
 
 
 @quiet
+@pytest.mark.slow
 def test_lambda_stays_between_validations(tiny_args, capsys):
     flags = ["--budget.target=30", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=6"]
     SpikeCLI(["fit", *tiny_args, *flags])
@@ -353,6 +354,7 @@ def test_train_says_so_where_no_epoch_kept_the_budget(tiny_args, capsys):
 
 
 @quiet
+@pytest.mark.slow
 def test_a_checkpoint_is_a_baseline_and_the_quietest_within_the_drop_is_kept(tiny_args, capsys):
     twin = SpikeCLI(["fit", *tiny_args, "--sparsity.end_value=0"])
     last = twin.run_folder / "checkpoints/last.ckpt"
@@ -399,6 +401,7 @@ def test_the_twin_of_a_budget_has_none(tmp_path):
 
 
 @quiet
+@pytest.mark.slow
 def test_compare_trains_the_twin_of_a_budget_at_lambda_0(tiny_args, capsys):
     args = [arg for arg in tiny_args if "end_value" not in arg]
     assert main(["compare", *args, "--budget.target=30", "--sparsity.end_value=0"]) == 0

@@ -32,7 +32,10 @@ def test_there_are_configs():
     assert {"base.yaml", "experiment/digits.yaml", "experiment/cifar10_vgg7_cpu.yaml"} <= set(FILES)
 
 
-@pytest.mark.parametrize("file", FILES)
+SLOW = ["experiment/paper_t100.yaml"]
+
+
+@pytest.mark.parametrize("file", [pytest.param(f, marks=pytest.mark.slow) if f in SLOW else f for f in FILES])
 def test_config_trains_two_steps_and_validates(file, cifar_like_npz):
     text = (CONFIGS / file).read_text()
     if "pl_bolts" in text and load_bolts("pl_bolts.optimizers.lr_scheduler") is None:

@@ -205,6 +205,7 @@ def test_hparams_hold_the_settings_and_the_final_test_results_at_the_last_step(r
     assert "hp_metric" not in events.Tags()["scalars"]
 
 
+@pytest.mark.slow
 def test_fit_alone_writes_validation_results(tiny_args):
     assert main(["fit", *tiny_args]) == 0
     folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"

@@ -73,6 +73,7 @@ def test_teacher_is_the_trained_network_and_stays_out_of_the_students_checkpoint
     assert main(["test", f"--ckpt_path={checkpoint}", "--trainer.accelerator=cpu"]) == 0
 
 
+@pytest.mark.slow
 def test_first_loss_is_made_of_labels_and_teacher(tiny_args, teacher):
     """The mixed loss of the first batch, from two runs that know only one of the two."""
     values = []

@@ -133,6 +133,7 @@ class KeepWeights(Callback):
 @pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size` from an ambiguous collection")
 @pytest.mark.parametrize("neuron", [None, OwnNeuron], ids=["fused", "apart"])
 @pytest.mark.parametrize("encoder", ["direct", "poisson"])
+@pytest.mark.slow
 def test_two_processes_with_synchronised_batch_norm_train_what_one_trains(tmp_path, encoder, neuron):
     """21 steps in float64 from the same global batches, with the penalty in the loss, on gloo and CPUs."""
     quiet()

@@ -90,6 +90,7 @@ def test_data_that_vanished_is_named_and_the_run_stays_where_it_is(tiny_args, tm
 
 
 @quiet
+@pytest.mark.slow
 def test_a_clock_that_is_set_back_changes_nothing(tiny_args, monkeypatch, capsys):
     args = [*tiny_args, "--trainer.limit_train_batches=2"]
     assert main(["train", *args]) == 0

@@ -221,6 +221,7 @@ def test_a_run_waits_for_the_one_it_starts_from_while_another_process_makes_that
     lock.close()
 
 
+@pytest.mark.slow
 def test_list_and_unknown_names(tiny_plan):
     assert "0 of 2 rows are there" in reproduce(tiny_plan, "--list").stdout
     unknown = reproduce(tiny_plan, "tiny/nothing/0")

@@ -145,6 +145,7 @@ def test_compare_prints_both_and_the_change(tiny_args, capsys):
     assert capsys.readouterr().out.count("not trained again") == 2
 
 
+@pytest.mark.slow
 def test_compare_trains_again_after_a_config_file_was_edited(tiny_args, tmp_path, capsys):
     mine = tmp_path / "mine.yaml"
     args = ["compare", "--config", str(mine), *tiny_args, "--trainer.limit_train_batches=1"]
@@ -176,6 +177,7 @@ def test_load_run_gives_back_the_module_and_its_data(tiny_args):
 
 
 @pytest.mark.parametrize("validated", ["validate", "test"])
+@pytest.mark.slow
 def test_checkpoint_is_measured_again_with_the_same_result(tiny_args, validated, capsys):
     main(["train", *tiny_args])
     folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
