@@ -369,6 +369,7 @@ def test_a_checkpoint_is_a_baseline_and_the_quietest_within_the_drop_is_kept(tin
 
 
 @quiet
+@pytest.mark.slow
 def test_a_reduction_is_a_target_below_what_the_baseline_spends(tiny_args, tmp_path):
     twin = SpikeCLI(["fit", *tiny_args, "--sparsity.end_value=0"])
     spent = twin.model.measured["efficiency/spikes_per_image/val"]

@@ -159,6 +159,7 @@ def losses_with(args):
     return [out["loss"].item() for out in traced], cli.model.state_dict()
 
 
+@pytest.mark.slow
 def test_training_is_bit_identical_with_and_without_pictures(tiny_args):
     (on, weights_on), (off, weights_off) = (
         losses_with([*tiny_args, f"--dashboard.every_n_epochs={every}"]) for every in (1, 0)

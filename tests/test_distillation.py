@@ -54,6 +54,7 @@ def teacher(tiny_args):
     return cli.run_folder / "checkpoints" / "last.ckpt"
 
 
+@pytest.mark.slow
 def test_teacher_is_the_trained_network_and_stays_out_of_the_students_checkpoint(tiny_args, teacher, tmp_path):
     module, data = load_run(teacher.parent.parent, "last")
     data.setup("fit")

@@ -135,6 +135,7 @@ def test_second_run_of_the_same_command_keeps_the_first(tiny_args, capsys):
     assert "kept as" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_compare_prints_both_and_the_change(tiny_args, capsys):
     assert main(["compare", *tiny_args, "--trainer.limit_train_batches=2"]) == 0
     printed = capsys.readouterr().out
