@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from spikesparse.errors import UserError
+from spikesparse.whole_files import replace_file
 
 COLUMNS = ("index", "label", "predicted", "confidence", "spikes")
 
@@ -72,18 +73,17 @@ class PredictionWriter(Callback):
         path = Path(self.path) if self.path else path
         order = rows["index"].argsort(stable=True).tolist()
         columns = {name: rows[name].tolist() for name in COLUMNS}
-        partial = path.with_name(f".{path.name}.partial")
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow([*COLUMNS, "file"] if files else COLUMNS)
+        for i in order:
+            row = [columns[name][i] for name in COLUMNS]
+            row[1] = row[1] if row[1] >= 0 else ""
+            row[3] = f"{row[3]:.6f}"
+            writer.writerow([*row, files[row[0]]] if files else row)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow([*COLUMNS, "file"] if files else COLUMNS)
-                for i in order:
-                    row = [columns[name][i] for name in COLUMNS]
-                    row[1] = row[1] if row[1] >= 0 else ""
-                    row[3] = f"{row[3]:.6f}"
-                    writer.writerow([*row, files[row[0]]] if files else row)
-            os.replace(partial, path)
+            replace_file(path, text.getvalue())
         except OSError as error:
             raise UserError(f"--predictions.path={path}: cannot be written ({error}).") from error
         print(f"{len(order)} predictions in {path}")
