@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import yaml
 from plan import ROOT, Run, add_row, correct_images, row_of, rows_of
 
-from spikesparse.runs import config_digest, run_name
+from spikesparse.runs import run_name
 from spikesparse.search.locks import FileLock
 
 GRACE = 20  # seconds that a run has to close its files when the time is over
@@ -61,7 +60,7 @@ def folder_of(words: list[str], seed: int) -> Path:
 
 
 def train(words: list[str], seconds_left: float, fresh: bool, lock: FileLock) -> bool:
-    """Train and test, going on where an unfinished run stopped; whether it came to its end in time.
+    """Train and test, unless that is done, going on where it stopped; whether it came to its end in time.
 
     The training holds the run's lock too: it may outlive this process.
     """
@@ -112,13 +111,3 @@ def finish(run: Run, words: list[str], folder: Path, results: Path, keep: bool) 
         print(f"{run.name}: {column} {row[column]}{kept}", flush=True)
     if keep or before is None:
         add_row(run.campaign, row, correct_images(folder / "predictions_test.csv"), results)
-
-
-def is_finished(folder: Path, words: list[str]) -> bool:
-    """Whether a run of this very command, on the same configuration files, is there."""
-    path = folder / "result.json"
-    if not path.is_file():
-        return False
-    kept = json.loads(path.read_text())
-    command = [word for word in kept.get("command", []) if not word.startswith("--trainer.enable_")]
-    return command == words and kept.get("configs") == config_digest(words)

@@ -26,7 +26,6 @@ from making import (
     arguments_of,
     finish,
     folder_of,
-    is_finished,
     is_held,
     lock_of,
     needed_by,
@@ -154,7 +153,7 @@ def make(run: Run, words: list[str], seconds_left: float, lock: FileLock, asked:
     """Make a row, whose lock is held; whether it came to its end in time."""
     folder, anew = folder_of(words, run.seed), run.name in asked.runs
     print(f"=== {run.name} ({more} more): spikesparse {' '.join(words)}", flush=True)
-    if (anew or not is_finished(folder, words)) and not train(words, seconds_left, anew, lock):
+    if not train(words, seconds_left, anew, lock):
         return False
     finish(run, words, folder, asked.results, asked.keep)
     return True

@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 from pytorch_lightning import Callback, Trainer
 from torch import nn
 
+from float64_run import network, save_images, train
 from spikesparse import CIFAR10DataModule, SpikingClassifier, SpikingVGG
 from spikesparse.errors import UserError
 from spikesparse.metrics import Energy, SpikeRate, SynapticOperations
@@ -136,26 +137,12 @@ class KeepWeights(Callback):
 @pytest.mark.slow
 def test_two_processes_with_synchronised_batch_norm_train_what_one_trains(tmp_path, encoder, neuron):
     """21 steps in float64 from the same global batches, with the penalty in the loss, on gloo and CPUs."""
-    quiet()
-    rng = np.random.default_rng(0)
-    arrays = {f"x_{split}": rng.integers(0, 256, (40, 8, 8, 3), np.uint8) for split in ("train", "test")}
-    np.savez(tmp_path / "images.npz", **arrays, y_train=np.arange(40) % 2, y_test=np.arange(40) % 2)
+    images = save_images(tmp_path)
     for name, devices, synchronised in (("one", 1, False), ("two", 2, True), ("apart", 2, False)):
-        torch.manual_seed(0)
-        net = SpikingVGG("6-P-F8", num_classes=2, timesteps=3, input_shape=(3, 8, 8), neuron=neuron)
-        module = SpikingClassifier(net, lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9))
-        module.sparsity_weight = 0.5
-        data = CIFAR10DataModule(
-            **{"source": "npz", "data_dir": str(tmp_path / "images.npz"), "timesteps": 3, "encoder": encoder},
-            batch_size=12 // devices,
-        )
-        trainer = Trainer(
-            **{"accelerator": "cpu", "devices": devices, "strategy": "ddp_fork" if devices > 1 else "auto"},
-            **{"precision": "64-true", "sync_batchnorm": synchronised, "use_distributed_sampler": False},
-            **{"max_epochs": 7, "limit_val_batches": 0, "callbacks": [KeepWeights(tmp_path / name)]},
-            **dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False),
-        )
-        trainer.fit(module, data)
+        processes = {"devices": devices, "strategy": "ddp_fork" if devices > 1 else "auto"}
+        settings = {"sync_batchnorm": synchronised, "use_distributed_sampler": False, "max_epochs": 7}
+        keep = {"callbacks": [KeepWeights(tmp_path / name)]}
+        train(network(neuron=neuron), images, {**processes, **settings, **keep}, devices, encoder=encoder)
     one, two, without = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two", "apart"))
     assert list(one) == list(two)
     for name, expected in one.items():
