@@ -1,5 +1,6 @@
 """Which rows each batch holds, on every rank."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -141,3 +142,20 @@ def test_resident_images_are_those_of_the_source_on_the_device(tiny_npz):
 def test_resident_images_and_workers_are_refused():
     with pytest.raises(UserError, match=r"--data.num_workers=2: worker processes cannot reach"):
         CIFAR10DataModule(resident=True, num_workers=2)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_part_of_an_evaluation_is_a_fair_sample_of_images_sorted_by_class(tmp_path, split):
+    labels = np.arange(400) // 100  # 4 classes, one behind the other
+    arrays = {f"x_{part}": np.zeros((400, 4, 4, 3), np.uint8) for part in ("train", "test")}
+    np.savez(tmp_path / "sorted.npz", **arrays, y_train=labels, y_test=labels)
+    settings = {"source": "npz", "data_dir": str(tmp_path / "sorted.npz"), "val_split": 200, "batch_size": 40}
+    data, other = (CIFAR10DataModule(**settings, draw_seed=seed) for seed in (0, 1))
+    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    first = next(iter(loader))
+    assert min(torch.bincount(first.labels, minlength=4)) >= 4  # of ten expected
+    rows = torch.cat([batch.indices for batch in loader])
+    expected = data.split[1] if split == "val" else torch.arange(400)
+    assert rows.sort().values.tolist() == expected.tolist()
+    if split == "test":  # the seed chooses another validation split, and no other order
+        assert torch.equal(torch.cat([batch.indices for batch in other.test_dataloader()]), rows)

@@ -323,11 +323,14 @@ def test_predict_writes_a_row_for_every_image_in_order(checkpoint, what, count):
     images = data.dataset.test if what == "test" else data.dataset.train
     assert [int(row["label"]) for row in rows] == images.labels[torch.tensor(index)].tolist()
     loader = data.test_dataloader() if what == "test" else data.val_dataloader()
+    batches = list(loader)
     with torch.no_grad():
-        outputs = [module(data.encode(batch).images) for batch in loader]
-    logits = torch.cat([o.logits for o in outputs])
+        outputs = [module(data.encode(batch).images) for batch in batches]
+    order = torch.cat([batch.indices for batch in batches]).argsort()
+    logits = torch.cat([o.logits for o in outputs])[order]
     assert [int(row["predicted"]) for row in rows] == logits.argmax(1).tolist()
-    assert [int(row["spikes"]) for row in rows] == torch.cat([o.tally.spikes.sum(0) for o in outputs]).tolist()
+    spikes = torch.cat([o.tally.spikes.sum(0) for o in outputs])[order]
+    assert [int(row["spikes"]) for row in rows] == spikes.tolist()
     confidence = torch.exp(logits).max(1).values / torch.exp(logits).sum(1)
     np.testing.assert_allclose([float(row["confidence"]) for row in rows], confidence, atol=1e-5)
 

@@ -18,6 +18,7 @@ from spikesparse.data.sources import SOURCES, image_files, load_source, stack_im
 from spikesparse.data.splits import stratified_split
 from spikesparse.encoding import Encoder, make_encoder
 from spikesparse.errors import UserError, choose
+from spikesparse.philox import SHUFFLE, permutation
 
 # Per-channel mean and standard deviation of the training pixels in [0, 1].
 CIFAR_STATISTICS = {
@@ -176,11 +177,11 @@ class CIFAR10DataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation batches."""
-        return self._loader(self.dataset.train, self.split[1])
+        return self._loader(self.dataset.train, _mixed(self.split[1]))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Test batches."""
-        return self._loader(self.dataset.test)
+        return self._loader(self.dataset.test, _mixed(torch.arange(len(self.dataset.test))))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Batches of what ``predict_on`` names."""
@@ -256,3 +257,11 @@ class CIFAR10DataModule(LightningDataModule):
         if key not in self._on_device:
             self._on_device[key] = images.to(self.trainer.strategy.root_device)
         return self._on_device[key]
+
+
+def _mixed(index: Tensor) -> Tensor:
+    """In an order that is the same in every run, and mixes the classes.
+
+    Images often lie sorted by class: a part of an evaluation (``--trainer.limit_val_batches``) is to be a fair sample.
+    """
+    return index[permutation(EVALUATION_SEED, SHUFFLE, 0, len(index))]
