@@ -218,6 +218,7 @@ def test_half_precision_trains_close_to_float32(precision):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is:DeprecationWarning")  # inductor's own, torch 2.11
 @pytest.mark.parametrize("recompute", [False, True])
 def test_torch_compile_takes_the_whole_step_without_a_break(recompute):
     net = vgg("8-8-P-12-F10", recompute=recompute)
