@@ -223,7 +223,7 @@ def lambdas(text):
 
 
 @quiet
-@pytest.mark.parametrize("flags", [[], ["--trainer.val_check_interval=2"]])
+@pytest.mark.parametrize("flags", [pytest.param([], marks=pytest.mark.slow), ["--trainer.val_check_interval=2"]])
 def test_lambda_moves_once_per_epoch_by_its_last_validation(tiny_args, flags, capsys):
     cli = SpikeCLI(["fit", *tiny_args, "--budget.target=30", "--sparsity.start_epoch=1", *flags])
     printed = capsys.readouterr().out
@@ -256,8 +256,10 @@ def weights_of(folder):
 @pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize(
     "flags",
-    [["--budget.target=30"], ["--budget.max_accuracy_drop=0.3", "--budget.baseline=0.5"]],
-    ids=["target", "drop"],
+    [
+        pytest.param(["--budget.target=30"], id="target"),
+        pytest.param(["--budget.max_accuracy_drop=0.3", "--budget.baseline=0.5"], id="drop", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tiny_args, flags, stop, capsys):
     class Stopped(SpikeCLI):

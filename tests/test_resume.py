@@ -154,7 +154,7 @@ def die_in(monkeypatch, name, number):
     ("name", "number", "place"),
     [
         pytest.param("training_step", 1, None, marks=pytest.mark.slow),
-        ("training_step", 3, "step.ckpt (within epoch 1, step 2)"),
+        pytest.param("training_step", 3, "step.ckpt (within epoch 1, step 2)", marks=pytest.mark.slow),
         pytest.param("training_step", 6, "last.ckpt (before epoch 2, step 5)", marks=pytest.mark.slow),
         ("validation_step", 1, "step.ckpt (within epoch 1, step 4)"),
         pytest.param("test_step", 1, None, marks=pytest.mark.slow),
