@@ -11,7 +11,7 @@ GLOBAL_BATCH = 12
 
 
 def save_images(folder):
-    """40 images of 8x8 pixels in two classes, 36 of which train with --data.val_split=4."""
+    """40 images of 8x8 pixels in two classes, 36 of which train."""
     quiet()
     rng = np.random.default_rng(0)
     arrays = {f"x_{split}": rng.integers(0, 256, (40, 8, 8, 3), np.uint8) for split in ("train", "test")}

@@ -12,7 +12,7 @@ def trained(path, norm, accumulated, encoder="direct"):
     """Weights after 20 steps."""
     net = network(norm=norm)
     steps = {"max_epochs": -1, "max_steps": STEPS, "accumulate_grad_batches": accumulated}
-    assert train(net, path, steps, accumulated, encoder=encoder, val_split=4).global_step == STEPS
+    assert train(net, path, steps, accumulated, encoder=encoder).global_step == STEPS
     return net.state_dict()
 
 

@@ -102,6 +102,7 @@ def test_train_writes_table_result_and_next_commands(tiny_args, capsys):
         assert word in printed
     for word in ("make tensorboard", "make compare", "result.json", "bill.csv"):
         assert word in printed
+    assert "/: config.yaml, checkpoints/best.ckpt, checkpoints/last.ckpt, result.json\n" in printed
     folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
     result = json.loads((folder / "result.json").read_text())
     assert result["split"] == "test"
@@ -124,6 +125,14 @@ def test_train_tests_an_epoch_at_lambdas_end_value(tiny_args):
     folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] >= 2  # --sparsity.end_epoch of the tiny run
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, of metrics that no logger takes
+def test_train_without_a_logger_has_no_run_folder_and_ends_well(tiny_args, capsys):
+    assert main(["train", *tiny_args, "--trainer.logger=false"]) == 0
+    printed = capsys.readouterr().out
+    assert "make tensorboard" in printed
+    assert "files  " not in printed
 
 
 def test_second_run_of_the_same_command_keeps_the_first(tiny_args, capsys):

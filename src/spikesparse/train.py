@@ -212,10 +212,12 @@ def _say_what_is_trained(args: list[str]) -> None:
 
 def _say_what_is_next(args: list[str], cli: Any) -> None:
     experiment = _experiment(args)
-    # a run that ended before its ramp did has no best checkpoint
-    files = ["config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", RESULT]
-    there = [name for name in files if (cli.run_folder / name).is_file()]
-    lines = [f"files         {cli.run_folder}/: {', '.join(there)}"]
+    lines = []
+    if cli.run_folder is not None:  # there is none with a logger of the user's own
+        # a run that ended before its ramp did has no best checkpoint
+        files = ["config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", RESULT]
+        there = [name for name in files if (cli.run_folder / name).is_file()]
+        lines.append(f"files         {cli.run_folder}/: {', '.join(there)}")
     lines.append("dashboard     make tensorboard   then open http://localhost:6006/#custom_scalars")
     lines.append(f"its twin      make compare EXPERIMENT={experiment}")
     if experiment == "digits":
