@@ -244,6 +244,12 @@ def test_unsafe_reading_of_checkpoints_cannot_be_asked_for(capsys):
         assert "a checkpoint could run any code" in refusal(["fit", "--data.source=digits", *args], capsys)
 
 
+@pytest.mark.parametrize("flag", ["--weights_onl=false", "--conf=evil.yaml", "--sparsity.end_valu=1"])
+def test_a_flag_cut_short_is_no_flag_so_that_none_slips_past_what_is_looked_through(flag, capsys):
+    Path("evil.yaml").write_text("weights_only: false")
+    assert f"unrecognized arguments: {flag}" in refusal(["fit", "--data.source=digits", flag], capsys)
+
+
 def test_settings_are_not_fetched_from_the_network(capsys):
     line = refusal(["fit", "--model=http://127.0.0.1:9/x.yaml", "--data.source=digits"], capsys)
     assert "Connect" not in line

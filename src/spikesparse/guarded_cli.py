@@ -40,6 +40,8 @@ class GuardedCLI(LightningCLI):
             self._parse_and_run(whole)
 
     def _parse_and_run(self, args: list[str]) -> None:
+        # A flag cut short would be taken for a whole one: a slip of the keyboard is better told.
+        strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             SpikingClassifier,
             CIFAR10DataModule,
@@ -48,9 +50,9 @@ class GuardedCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False}
+            parser_kwargs=strict
             | {
-                name: {"default_config_files": [str(CONFIGS / "base.yaml")], "exit_on_error": False}
+                name: {"default_config_files": [str(CONFIGS / "base.yaml")], **strict}
                 for name in ("fit", "validate", "test", "predict")
             },
             args=args,
