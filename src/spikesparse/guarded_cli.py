@@ -40,7 +40,7 @@ class GuardedCLI(LightningCLI):
             self._parse_and_run(whole)
 
     def _parse_and_run(self, args: list[str]) -> None:
-        # A flag cut short would be taken for a whole one: a slip of the keyboard is better told.
+        # No flags cut short: what is looked through before parsing (--weights_only, --config) goes by whole names.
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             SpikingClassifier,
