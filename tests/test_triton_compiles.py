@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -73,15 +74,19 @@ def meta_scan(timesteps, pool, dtype, name="atan", soft=False, detach=True, cons
     return Scan(y, *numbers, NeuronSpec(surrogate(name), soft, detach), timesteps, pool)
 
 
-def build(compiled, scan, learned=False):
-    """Compile all that a training step of a layer launches."""
-    module, found = compiled
+def gradients_of(scan):
     like = scan.y.new_empty
-    gradients = SpikeGradients(
+    return SpikeGradients(
         like(scan.out_shape),
         like((64, *scan.windows), dtype=torch.float32),
         like(scan.out_shape[1:4], dtype=torch.float32) if scan.pool else None,
     )
+
+
+def build(compiled, scan, learned=False):
+    """Compile all that a training step of a layer launches."""
+    module, found = compiled
+    like, gradients = scan.y.new_empty, gradients_of(scan)
     center, coefficients = like(64, dtype=torch.float32), like((3, 64), dtype=torch.float32)
     module.forward(scan, True, True)
     module.backward(scan, gradients, Wanted(False, True, learned), center, None)
@@ -102,6 +107,16 @@ def test_compiles_for_hopper_without_contraction_or_spills(compiled):
     check_code(build(compiled, meta_scan(8, False, torch.bfloat16)))
     assert [name for name, *_ in compiled[1]] == ["forward_kernel", "backward_kernel", "backward_kernel"]
     assert any("FMUL" in code for *_, code in compiled[1]) or not compiled[1][0][2]
+
+
+def test_without_batch_norm(compiled):
+    """Currents as they come, and BatchNorm with fixed statistics: what is None then must compile too."""
+    module, _ = compiled
+    scan = meta_scan(4, True, torch.bfloat16)
+    module.forward(replace(scan, scale=None, shift=None), True, True)
+    module.backward(replace(scan, scale=None, shift=None), gradients_of(scan), Wanted(learned=True), None, None)
+    coefficients = scan.y.new_empty((3, 64), dtype=torch.float32)
+    module.backward(scan, gradients_of(scan), Wanted(channels=True), None, coefficients)
 
 
 @pytest.mark.slow

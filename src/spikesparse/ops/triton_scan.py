@@ -125,11 +125,8 @@ def _load_steps(source, first, stride, offsets, masks, T: tl.constexpr, STEPS: t
 
 @triton.jit
 def _row(source, channel, channels):
-    """(C,) -> a tile's row; None stays None."""
-    if source is None:
-        return None
-    else:
-        return tl.load(source + channel, channel < channels, other=0.0)[None, :]
+    """(C,) -> a tile's row."""
+    return tl.load(source + channel, channel < channels, other=0.0)[None, :]
 
 
 @triton.jit
@@ -180,8 +177,11 @@ def forward_kernel(
     positions, inside, leaves = _neurons(window, batch, height, width, SUBS)
     offsets, masks = _across(positions, inside, channel, channels)
     whole = inside[SUBS - 1]
-    scale_row = _row(scale, channel, channels)
-    shift_row = _row(shift, channel, channels)
+    scale_row = None  # set here, since before Triton 3.7 a function cannot return None
+    shift_row = None
+    if scale is not None:
+        scale_row = _row(scale, channel, channels)
+        shift_row = _row(shift, channel, channels)
     decay = tl.load(decay)
     threshold = tl.load(threshold)
 
@@ -284,9 +284,14 @@ def backward_kernel(
         kept = starts + tl.cast(tl.program_id(0), tl.int64) * (CHUNKS * SUBS * BLOCK_W * BLOCK_C)
         kept = kept + tl.arange(0, BLOCK_W)[:, None] * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
 
-    scale_row = _row(scale, channel, channels)
-    shift_row = _row(shift, channel, channels)
-    center_row = _row(center, channel, channels)
+    scale_row = None  # set here, since before Triton 3.7 a function cannot return None
+    shift_row = None
+    if scale is not None:
+        scale_row = _row(scale, channel, channels)
+        shift_row = _row(shift, channel, channels)
+    center_row = None
+    if center is not None:
+        center_row = _row(center, channel, channels)
     a = None
     b = None
     c = None
