@@ -159,3 +159,9 @@ def test_a_part_of_an_evaluation_is_a_fair_sample_of_images_sorted_by_class(tmp_
     assert rows.sort().values.tolist() == expected.tolist()
     if split == "test":  # the seed chooses another validation split, and no other order
         assert torch.equal(torch.cat([batch.indices for batch in other.test_dataloader()]), rows)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_rows_are_where_the_images_are(training):
+    rows = BatchRows(10, 4, training, drop_last=False, shuffle=True, seed=4, world=1, rank=0, device="meta")
+    assert [(len(each), each.device.type) for each in rows] == [(4, "meta"), (4, "meta"), (2, "meta")]

@@ -65,7 +65,7 @@ def uniform(seed: int, stream: int, epoch: int, index: Tensor, steps: int, count
     device = index.device
     block = torch.arange(-(-count // 4), device=device)
     step = torch.arange(steps, device=device)[:, None, None]
-    epoch_word = torch.tensor(epoch & _MASK, device=device)
+    epoch_word = torch.full((), epoch & _MASK, device=device)
     four = philox(_key(seed, stream), (block, step, (index & _MASK)[None, :, None], epoch_word))
     draws = torch.stack(four, dim=-1).flatten(2)[..., :count]
     return (draws >> 8).to(torch.float32) * 2.0**-24

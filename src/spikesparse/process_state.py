@@ -82,15 +82,17 @@ def _take_up(trainer: Trainer, pl_module: LightningModule, own: dict[str, Any] |
         UserError: if the batches of that epoch were others.
     """
     batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    if own is None or own["batches"] != _batches(trainer):
+    metrics = _metrics_by_name(pl_module)
+    if own is None or own["batches"] != _batches(trainer) or own["metrics"].keys() != metrics.keys():
         raise UserError(
             f"--ckpt_path={trainer.ckpt_path}: it was written within an epoch whose batches were others: another "
-            "number of processes, batch size or training set. Take those, or last.ckpt, of the end of an epoch."
+            "number of processes, batch size or training set, or by another version of spikesparse. Take those, or "
+            "last.ckpt, of the end of an epoch."
         )
     for loader in _loaders(trainer):
         loader.skip(batches)
     for name, state in own["metrics"].items():
-        metric = _metrics_by_name(pl_module)[name]
+        metric = metrics[name]
         for key, value in state.items():
             setattr(metric, key, value.to(pl_module.device))
         metric._update_count = 1  # torchmetrics warns of a metric that is asked for its value unused

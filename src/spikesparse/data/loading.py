@@ -42,7 +42,7 @@ class IndexedImages(Dataset[Batch]):
         return len(self.index)
 
     def __getitem__(self, rows: Tensor) -> Batch:
-        index = self.index[rows.to(self.index.device)]
+        index = self.index[rows]
         return Batch(self.images.images[index], self.images.labels[index], index)
 
 
@@ -55,6 +55,8 @@ class BatchRows(DistributedSampler[Tensor]):
     share; one that has no row at all gets one empty batch, because Lightning refuses a loader without any.
 
     It is a DistributedSampler by type only: Lightning leaves those in place, and calls their ``set_epoch``.
+
+    The rows are on ``device``, where the images are: put there once, since a copy for each batch waits for the device.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class BatchRows(DistributedSampler[Tensor]):
         seed: int,
         world: int,
         rank: int,
+        device: torch.device | str = "cpu",
     ) -> None:
+        self.device = device
         self.size, self.batch_size, self.training = size, batch_size, training
         self.drop_last, self.shuffle, self.seed = drop_last, shuffle, seed
         self.num_replicas, self.rank, self.epoch = world, rank, 0
@@ -89,11 +93,11 @@ class BatchRows(DistributedSampler[Tensor]):
             return
         order = permutation(self.seed, SHUFFLE, self.epoch, self.size) if self.shuffle else torch.arange(self.size)
         skipped, self.skipped = self.skipped, 0
-        for whole in order.split(self.batch_size * self.num_replicas)[skipped : len(self)]:
+        for whole in order.to(self.device).split(self.batch_size * self.num_replicas)[skipped : len(self)]:
             yield whole.tensor_split(self.num_replicas)[self.rank]
 
     def _share(self) -> Tensor:
-        return torch.arange(self.size).tensor_split(self.num_replicas)[self.rank]
+        return torch.arange(self.size, device=self.device).tensor_split(self.num_replicas)[self.rank]
 
 
 class ResumableLoader(DataLoader[Batch]):

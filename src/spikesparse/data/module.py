@@ -107,6 +107,7 @@ class CIFAR10DataModule(LightningDataModule):
                 "--data.resident=true leave it at 0."
             )
         self._on_device: dict[int, Images] = {}
+        self._statistics: dict[torch.device, tuple[Tensor, ...]] = {}  # of pixels, by the device where they are used
         self._predicted_folder: tuple[Images, list[Path]] | None = None
 
     # What the network is built from
@@ -230,7 +231,9 @@ class CIFAR10DataModule(LightningDataModule):
     def _normalized(self, images: Tensor) -> Tensor:
         if not self.normalize or self.encoder.normalization == "unit":
             return images
-        mean, std = (statistic.to(images.device) for statistic in self.pixel_statistics)
+        if images.device not in self._statistics:  # a copy for each batch would wait for the device
+            self._statistics[images.device] = tuple(each.to(images.device) for each in self.pixel_statistics)
+        mean, std = self._statistics[images.device]
         if self.encoder.normalization == "signed_unit":
             std = torch.maximum(mean, 1 - mean)  # the largest distance from the mean: values fill [-1, 1]
         return (images - mean) / std
@@ -238,9 +241,8 @@ class CIFAR10DataModule(LightningDataModule):
     def _loader(self, images: Images, index: Tensor | None = None, training: bool = False) -> DataLoader[Batch]:
         dataset = IndexedImages(self._placed(images), torch.arange(len(images)) if index is None else index)
         world, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-        rows = BatchRows(
-            len(dataset), self.batch_size, training, self.drop_last, self.shuffle, self.draw_seed, world, rank
-        )
+        order = (training, self.drop_last, self.shuffle, self.draw_seed)
+        rows = BatchRows(len(dataset), self.batch_size, *order, world, rank, dataset.index.device)
         if training and len(rows) == 0:
             raise UserError(
                 f"--data.batch_size={self.batch_size}: {len(dataset)} training images make no batch for {world} "

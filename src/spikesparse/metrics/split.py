@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from spikesparse.metrics.bill import EnergyConstants, SpikeBill
 from spikesparse.metrics.counts import SpikeCounts
+from spikesparse.metrics.means import ImageMeans
 from spikesparse.nn.tally import SpikingOutput
 
+MEANS = ("accuracy", "loss/task", "loss/sparsity")
 TAGS = {
     "efficiency/spikes_per_image": "spikes_per_image",
     "efficiency/synops_per_image": "synops_per_image",
@@ -30,22 +32,20 @@ class SplitMetrics(nn.Module):
     def __init__(self, energy: EnergyConstants) -> None:
         super().__init__()
         self.energy = energy
-        self.accuracy = MeanMetric()
-        self.task_loss = MeanMetric(nan_strategy="disable")  # a NaN is news, not to be left out
-        self.sparsity_loss = MeanMetric(nan_strategy="disable")
+        self.means = ImageMeans(len(MEANS))
         self.counts = SpikeCounts()
 
     def update(self, output: SpikingOutput, labels: Tensor, task_loss: Tensor, sparsity_loss: Tensor) -> None:
         """Add a batch; an empty one (a process without images) adds nothing."""
         self.counts.update(output.tally)
-        self.accuracy.update((output.logits.argmax(1) == labels).float())
-        for metric, loss in ((self.task_loss, task_loss), (self.sparsity_loss, sparsity_loss)):
-            metric.update(loss.detach().float() if len(labels) else 0.0, len(labels))  # of no image it is not a number
+        if images := len(labels):  # of none, a loss is not a number
+            correct = (output.logits.argmax(1) == labels).sum()
+            losses = torch.stack([task_loss.detach().double(), sparsity_loss.detach().double()])
+            self.means.update(torch.cat([correct.double()[None], losses * images]), images)
 
     def compute(self, split: str) -> tuple[dict[str, float], SpikeBill]:
         """Tag -> value, and the bill; the same on every process. Then start anew."""
-        means = {"accuracy": self.accuracy, "loss/task": self.task_loss, "loss/sparsity": self.sparsity_loss}
-        values = {f"{tag}/{split}": float(metric.compute()) for tag, metric in means.items()}
+        values = {f"{tag}/{split}": mean for tag, mean in zip(MEANS, self.means.compute().tolist(), strict=True)}
         bill = self.counts.bill()
         rows = bill.rows(self.energy)
         total = rows["total"]
@@ -60,6 +60,6 @@ class SplitMetrics(nn.Module):
                     values[f"{tag}/{name}/{split}"] = row[column] / row["neurons"]
                 for tag, percent in PERCENTILE_TAGS.items():
                     values[f"{tag}/{name}/{split}"] = bill.rate_percentile(name, percent)
-        for metric in (*means.values(), self.counts):
+        for metric in (self.means, self.counts):
             metric.reset()
         return values, bill

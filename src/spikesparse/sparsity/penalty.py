@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from spikesparse.errors import UserError, choose
@@ -79,9 +78,11 @@ class SpikePenalty(Penalty):
                 f"--model.penalty.layer_weights={list(weights)}: {len(weights)} weights for {len(sizes)} hidden layers "
                 f"({', '.join(tally.layers.neurons)})."
             )
-        w = torch.tensor(weights, dtype=torch.float64, device=counts.device)
+        # Weights as numbers: a tensor of them would be copied to the device in every step, which waits for it.
+        nothing = counts.new_zeros(())
+        spent = sum((weight * row.sum() for weight, row in zip(weights, counts, strict=True)), nothing)
         most = sum(weight * size for weight, size in zip(weights, sizes, strict=True)) * tally.timesteps
-        return (w @ counts).sum() / (max(1, tally.batch_size) * most)  # an empty batch costs nothing
+        return spent / (max(1, tally.batch_size) * most)  # an empty batch costs nothing
 
     def extra_repr(self) -> str:
         return f"by={self.by!r}, layer_weights={self.layer_weights}"
