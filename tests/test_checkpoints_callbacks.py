@@ -84,13 +84,13 @@ def test_truncated_checkpoint_is_refused(tmp_path, share):
     path = tmp_path / "part.ckpt"
     torch.save({"state_dict": {"w": torch.zeros(100)}}, path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    refused(path, "not a whole checkpoint", "take another one")
+    refused(path, "not a whole checkpoint")
 
 
 @pytest.mark.parametrize("content", [b"not a checkpoint", b"PK\x03\x04 not a zip"])
 def test_file_that_is_no_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "text.ckpt").write_bytes(content)
-    refused(tmp_path / "text.ckpt", "not a whole checkpoint", "take another one")
+    refused(tmp_path / "text.ckpt", "not a whole checkpoint")
 
 
 def test_folder_in_place_of_a_checkpoint_is_refused(tmp_path):

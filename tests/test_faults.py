@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from spikesparse.__main__ import main
+from spikesparse.checkpoints import read_checkpoint
 from spikesparse.module import SpikingClassifier
-from spikesparse.resume import check_whole
 from spikesparse.runs import run_name
 
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
@@ -142,4 +142,4 @@ def test_a_disk_that_fills_up(tiny_args, tmp_path):
         assert "Traceback" not in said
         assert "No space left on device" in said
         for path in (tmp_path / str(kilobytes)).rglob("*.ckpt"):
-            check_whole(path)
+            read_checkpoint(path)

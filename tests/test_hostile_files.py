@@ -62,21 +62,32 @@ def test_checkpoint_is_refused(name, capsys):
             read_checkpoint("evil.ckpt", flag)
 
 
-def test_good_checkpoint_is_read_and_a_flipped_bit_ends_in_a_value_or_one_line():
+def test_good_checkpoint_is_read_and_a_flipped_bit_changes_nothing_or_ends_in_one_line():
     raw = hostile.checkpoint_bytes(hostile.GOOD)
     Path("a.ckpt").write_bytes(raw)
-    assert torch.equal(read_checkpoint("a.ckpt")["state_dict"]["weight"], torch.arange(1000.0))
+    good = read_checkpoint("a.ckpt")
+    assert torch.equal(good["state_dict"]["weight"], torch.arange(1000.0))
     draw, ended = random.Random(0), []
     for _ in range(150):
         Path("a.ckpt").write_bytes(
             hostile.flipped(raw, [draw.randrange(8 * len(raw)) for _ in range(draw.choice([1, 1, 5]))])
         )
         try:
-            read_checkpoint("a.ckpt")
-            ended.append("read")
+            read = read_checkpoint("a.ckpt")
+            assert str(read) == str(good)
+            assert torch.equal(read["state_dict"]["weight"], good["state_dict"]["weight"])
+            ended.append("read")  # the bit was between the entries
         except UserError:
             ended.append("refused")
     assert set(ended) == {"read", "refused"}
+
+
+def test_a_checkpoint_with_a_damaged_weight_is_not_measured(capsys):
+    raw = hostile.checkpoint_bytes(hostile.GOOD)
+    at = raw.index(torch.arange(1000.0).numpy().tobytes())
+    Path("a.ckpt").write_bytes(raw[: at + 400] + b"overwritten" + raw[at + 411 :])
+    line = refused(["test", "--ckpt_path=a.ckpt"], capsys)
+    assert "--ckpt_path=a.ckpt: not a whole checkpoint (its entry" in line
 
 
 def test_every_type_of_tensor_that_torch_saves_is_read():

@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, dam
     content = {"truncated": content[:-200], "empty": b"", "text": b"no checkpoint"}.get(damage, content)
     path.write_bytes(content)
     assert newest(tmp_path).checkpoint.name == "previous.ckpt"
-    assert "last.ckpt: the file is damaged" in capsys.readouterr().out
+    assert "last.ckpt: not a whole checkpoint" in capsys.readouterr().out
 
 
 def test_an_unfinished_run_is_that_of_the_same_files_and_data(tmp_path, monkeypatch, capsys):

@@ -33,6 +33,7 @@ def check_archive(path: Path) -> None:
     """Refuse a checkpoint that is not what ``torch.save`` writes.
 
     That is a zip of stored, uncompressed entries in one folder, whose pickle declares no tensor larger than its entry.
+    All bytes are compared with their check sums: torch.load takes a flipped bit for another number.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -55,6 +56,8 @@ def check_archive(path: Path) -> None:
             raise ValueError(f"its entry {compressed[0][:80]!r} is compressed, which torch.save never does")
         if sizes.get(("data.pkl",), _MOST_PICKLE) >= _MOST_PICKLE:
             raise ValueError("it has no data.pkl of a sane size")
+        if (changed := archive.testzip()) is not None:
+            raise ValueError(f"its entry {changed[:80]!r} is damaged")
         declared = _Declared(archive.read(f"{roots.pop()}/data.pkl"), sizes)
     declared.load()
 

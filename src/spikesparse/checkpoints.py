@@ -88,7 +88,7 @@ def read_checkpoint(path: str | Path, flag: str = "--ckpt_path") -> dict[str, An
         raise UserError(f"{flag}={path}: there is no such file.") from error
     except DAMAGED as error:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise UserError(f"{flag}={path}: not a whole checkpoint ({reason}); take another one.") from error
+        raise UserError(f"{flag}={path}: not a whole checkpoint ({reason}).") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{flag}={path}: not a checkpoint of this project (it has no state_dict).")
     if not _are_settings(checkpoint.get("settings", {})):
