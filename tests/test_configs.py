@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from spikesparse.bolts import load_bolts
 from spikesparse.cli import SpikeCLI
@@ -63,13 +64,17 @@ def test_experiments_that_change_class_state_what_the_old_class_would_leave_behi
             assert "weight_decay:" in text
 
 
-def test_optimizer_of_vgg9_is_the_one_its_config_names(cifar_like_npz):
+def test_optimizer_by_flags_is_another_than_the_config_s(cifar_like_npz):
+    sgd = yaml.safe_load((Path(__file__).parents[1] / "benchmarks/plan.yaml").read_text())["vgg9_sgd"]["flags"]
     cli = SpikeCLI(
         [
             "fit",
             *("--config", str(CONFIGS / "experiment/cifar10_vgg9.yaml")),
             *CUT,
+            *sgd,
             "--model.net.width=0.05",
+            "--model.compile=off",
+            "--data.batch_size=16",
             "--data.source=npz",
             f"--data.data_dir={cifar_like_npz}",
             "--model.scheduler.warmup_epochs=0",
