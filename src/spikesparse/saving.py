@@ -112,7 +112,7 @@ class LastCheckpoint(ModelCheckpoint):
         try:
             if name == LAST and trainer.is_global_zero:
                 _keep_previous(folder)
-            trainer.save_checkpoint(folder / name)
+            trainer.save_checkpoint(folder / name, weights_only=False)  # stated, or Lightning remarks on it every time
             if name == LAST and trainer.is_global_zero:
                 (folder / STEP).unlink(missing_ok=True)
         except OSError as error:
