@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from spikesparse.data.augment import crop_and_flip
+from spikesparse import CIFAR10DataModule
+from spikesparse.data.augment import augmentation_draws, crop_and_flip
+from spikesparse.data.loading import Batch
 from spikesparse.data.splits import stratified_split
 from spikesparse.errors import UserError
 from spikesparse.philox import AUGMENT, words
@@ -71,6 +73,11 @@ def test_split_that_leaves_a_part_empty_is_refused(size):
 
 # crop and flip
 
+
+def augmented(images, index, padding, flip, seed, epoch):
+    return crop_and_flip(images, augmentation_draws(seed, epoch, index), padding, flip)
+
+
 IMAGES = torch.randint(1, 256, (6, 3, 5, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 INDEX = torch.tensor([3, 0, 12, 7, 49_999, 8])
 
@@ -93,7 +100,7 @@ def windows(image, padding):
 @pytest.mark.parametrize("flip", [False, True])
 def test_crop_and_flip_equals_a_loop_over_the_images(padding, flip, dtype):
     images = IMAGES.to(dtype)
-    result = crop_and_flip(images, INDEX, padding, flip, seed=5, epoch=2)
+    result = augmented(images, INDEX, padding, flip, seed=5, epoch=2)
     assert result.dtype == dtype
     for image, index, one in zip(images, INDEX, result, strict=True):
         down, right, mirror, _ = (int(word) for word in words(5, AUGMENT, 2, index))
@@ -102,26 +109,26 @@ def test_crop_and_flip_equals_a_loop_over_the_images(padding, flip, dtype):
 
 
 def test_without_padding_and_flip_images_stay():
-    assert torch.equal(crop_and_flip(IMAGES, INDEX, 0, False, seed=5, epoch=2), IMAGES)
+    assert torch.equal(augmented(IMAGES, INDEX, 0, False, seed=5, epoch=2), IMAGES)
 
 
 @pytest.mark.parametrize("order", [[5, 4, 3, 2, 1, 0], [2], [1, 1, 4]], ids=["reversed", "alone", "repeated"])
 def test_draw_does_not_depend_on_the_rest_of_the_batch(order):
-    whole = crop_and_flip(IMAGES, INDEX, 2, True, seed=1, epoch=0)
-    assert torch.equal(crop_and_flip(IMAGES[order], INDEX[order], 2, True, seed=1, epoch=0), whole[order])
+    whole = augmented(IMAGES, INDEX, 2, True, seed=1, epoch=0)
+    assert torch.equal(augmented(IMAGES[order], INDEX[order], 2, True, seed=1, epoch=0), whole[order])
 
 
 @pytest.mark.parametrize("other", [{"seed": 2}, {"epoch": 1}, {"index": INDEX + 1}], ids=["seed", "epoch", "index"])
 def test_draw_depends_on_seed_epoch_and_index(other):
     key = {"index": INDEX, "seed": 1, "epoch": 0}
-    results = [crop_and_flip(IMAGES, padding=4, flip=True, **k) for k in (key, key | other)]
+    results = [augmented(IMAGES, padding=4, flip=True, **k) for k in (key, key | other)]
     assert not torch.equal(*results)
 
 
 def test_every_shift_and_mirror_is_as_frequent():
     image = torch.arange(1, 10, dtype=torch.uint8).view(1, 3, 3)
     samples = 3600
-    results = crop_and_flip(image.expand(samples, -1, -1, -1), torch.arange(samples), 1, True, seed=0, epoch=0)
+    results = augmented(image.expand(samples, -1, -1, -1), torch.arange(samples), 1, True, seed=0, epoch=0)
     legal = {window.tobytes(): key for key, window in windows(image, 1).items()}
     assert len(legal) == 18
     counts = dict.fromkeys(legal.values(), 0)
@@ -129,3 +136,12 @@ def test_every_shift_and_mirror_is_as_frequent():
         counts[legal[one.tobytes()]] += 1  # a KeyError is an illegal window
     # chi-square with 17 degrees of freedom: above 40.8 once in a thousand
     assert sum((n - samples / 18) ** 2 / (samples / 18) for n in counts.values()) < 40.8
+
+
+def test_the_data_module_draws_by_epoch_and_index():
+    data = CIFAR10DataModule(source="digits", crop_padding=2, normalize=False, draw_seed=7)
+    images = data.dataset.train
+    for epoch, index in ((0, [5, 3]), (0, [3, 900]), (1, [3]), (0, [5])):
+        batch = Batch(images.images[index], images.labels[index], torch.tensor(index))
+        expected = augmented(batch.images, batch.indices, 2, True, seed=7, epoch=epoch).float() / 255
+        assert torch.equal(data.encode(batch, training=True, epoch=epoch).images, expected)

@@ -9,21 +9,24 @@ from torch.nn import functional as F
 from spikesparse.philox import AUGMENT, words
 
 
-def crop_and_flip(images: Tensor, index: Tensor, padding: int, flip: bool, seed: int, epoch: int) -> Tensor:
+def augmentation_draws(seed: int, epoch: int, index: Tensor) -> Tensor:
+    """Three random words in [0, 2**32) for each sample index (int64, (B,)), by seed, epoch and index alone: (3, B)."""
+    return torch.stack(words(seed, AUGMENT, epoch, index)[:3])
+
+
+def crop_and_flip(images: Tensor, draws: Tensor, padding: int, flip: bool) -> Tensor:
     """Shift each image by up to ``padding`` pixels, black coming in, and mirror half of them.
 
     Args:
         images: (B, C, H, W), any dtype.
-        index: sample indices, int64 (B,): an image's draw depends on (seed, epoch, index) alone.
+        draws: the images' :func:`augmentation_draws`.
         padding: largest shift in pixels; 0 leaves images in place.
         flip: mirror left and right with probability 1/2.
-        seed: of the draws.
-        epoch: of the draws.
 
     Returns:
         Same shape and dtype.
     """
-    down, right, mirror, _ = words(seed, AUGMENT, epoch, index)
+    down, right, mirror = draws
     if padding:
         shifts = 2 * padding + 1
         height, width = images.shape[2:]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spikesparse.data.arrays import Dataset, Images, to_images
-from spikesparse.data.augment import crop_and_flip
+from spikesparse.data.augment import augmentation_draws, crop_and_flip
 from spikesparse.data.loading import Batch, BatchRows, IndexedImages, batch_loader
 from spikesparse.data.sources import SOURCES, image_files, load_source, stack_images
 from spikesparse.data.splits import stratified_split
@@ -107,6 +107,7 @@ class CIFAR10DataModule(LightningDataModule):
                 "--data.resident=true leave it at 0."
             )
         self._on_device: dict[int, Images] = {}
+        self._draws: tuple[tuple[int, int, torch.device], Tensor] | None = None  # of an epoch's augmentation
         self._statistics: dict[torch.device, tuple[Tensor, ...]] = {}  # of pixels, by the device where they are used
         self._predicted_folder: tuple[Images, list[Path]] | None = None
 
@@ -224,9 +225,17 @@ class CIFAR10DataModule(LightningDataModule):
         images = batch.images
         seed, epoch = (self.draw_seed, epoch) if training else (EVALUATION_SEED, 0)
         if training and (self.crop_padding or self.flip):
-            images = crop_and_flip(images, batch.indices, self.crop_padding, self.flip, seed, epoch)
+            images = crop_and_flip(images, self._draws_of(batch.indices, epoch), self.crop_padding, self.flip)
         images = self._normalized(images.float() / 255)
         return Batch(self.encoder(images, batch.indices, self.timesteps, seed, epoch), batch.labels, batch.indices)
+
+    def _draws_of(self, indices: Tensor, epoch: int) -> Tensor:
+        """What a batch draws, out of what all images draw in the epoch: a hundred small operations, once an epoch."""
+        drawn = self.draw_seed, epoch, indices.device
+        if self._draws is None or self._draws[0] != drawn:
+            everyone = torch.arange(len(self.dataset.train), device=indices.device)
+            self._draws = drawn, augmentation_draws(self.draw_seed, epoch, everyone)
+        return self._draws[1][:, indices]
 
     def _normalized(self, images: Tensor) -> Tensor:
         if not self.normalize or self.encoder.normalization == "unit":
