@@ -38,10 +38,13 @@ class SplitMetrics(nn.Module):
     def update(self, output: SpikingOutput, labels: Tensor, task_loss: Tensor, sparsity_loss: Tensor) -> None:
         """Add a batch; an empty one (a process without images) adds nothing."""
         self.counts.update(output.tally)
-        if images := len(labels):  # of none, a loss is not a number
+        images = len(labels)
+        sums = output.logits.new_zeros(len(MEANS), dtype=torch.float64)
+        if images:  # of none, a loss is not a number
             correct = (output.logits.argmax(1) == labels).sum()
             losses = torch.stack([task_loss.detach().double(), sparsity_loss.detach().double()])
-            self.means.update(torch.cat([correct.double()[None], losses * images]), images)
+            sums = torch.cat([correct.double()[None], losses * images])
+        self.means.update(sums, images)
 
     def compute(self, split: str) -> tuple[dict[str, float], SpikeBill]:
         """Tag -> value, and the bill; the same on every process. Then start anew."""
