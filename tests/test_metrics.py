@@ -8,11 +8,13 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from spikesparse import SpikingVGG
+from spikesparse import SpikePenalty, SpikingVGG
 from spikesparse.metrics import (
     Energy,
+    EnergyConstants,
     MembraneUpdates,
     MultiplyAccumulates,
     SaturatedNeurons,
@@ -23,6 +25,7 @@ from spikesparse.metrics import (
     SynapticOperations,
 )
 from spikesparse.metrics.counts import add_counts
+from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import LayerSizes, SpikeCounter, SpikeRecord, SpikeTally
 
 mpl.use("Agg")
@@ -386,3 +389,19 @@ def test_a_single_value_and_a_history_plot():
     figure, axes = metric.plot()
     assert axes.lines[0].get_ydata().tolist() == [metric.compute().item()]
     plt.close(figure)
+
+
+def test_what_is_logged_is_a_mean_over_images_whatever_the_batches():
+    torch.manual_seed(0)
+    net = SpikingVGG("4-P-8", input_shape=(3, 8, 8), timesteps=2).eval()
+    images, labels = torch.randn(11, 3, 8, 8), torch.arange(11) % 10
+    logged = []
+    for size in (11, 4):  # three batches, the last of them smaller
+        metrics = SplitMetrics(EnergyConstants())
+        for x, y in zip(images.split(size), labels.split(size), strict=True):
+            output = net(x)
+            metrics.update(output, y, F.cross_entropy(output.logits, y), SpikePenalty()(output.tally))
+        logged.append(metrics.compute("val")[0])
+    expected = F.cross_entropy(net(images).logits.double(), labels).item()
+    assert logged[0] == pytest.approx(logged[1], rel=1e-6)
+    assert logged[1]["loss/task/val"] == pytest.approx(expected, rel=1e-6)
