@@ -6,7 +6,8 @@
 #   DEVICE=cpu FAST=1 bash benchmarks/gpu.sh          # the same command lines on a tiny network, to see that they run
 #
 # Tables are appended in OUT (default: results/) as they come, each stage's output goes to OUT/gpu_<stage>.log, and a
-# stage that fails or outlasts its time does not stop the others. STAGES names some of them only.
+# stage that fails or outlasts its time does not stop the others. STAGES names some of them only; STAGES=epochs, which is
+# not among them, takes four minutes more: whole epochs of training, eager and with CUDA graphs.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -25,6 +26,7 @@ if [[ ${FAST:-} ]]; then
   held="spikesparse,spikesparse checkpointed"
   profiles="spikesparse,limit eager channels-last"
   profiled=(--architecture 8-P-16-P-F32 --batch 4 --timesteps 2 --precision float32)
+  epochs=(--config configs/experiment/cifar10_vgg7_cpu.yaml --images 400 --side 8 --epochs 2 "plain:")
 else
   export TORCHINDUCTOR_COMPILE_THREADS=${TORCHINDUCTOR_COMPILE_THREADS:-4} # of each worker; eight are prepared at a time
   step+=(--architecture vgg9 --precision bf16-mixed --parallel 8)
@@ -36,6 +38,7 @@ else
   held="spikesparse,spikesparse checkpointed,spikingjelly,spikingjelly best,spikingjelly best memopt"
   profiles="spikesparse,limit channels-last"
   profiled=(--timesteps 8 --batch 128)
+  epochs=("eager: --model.compile=off" "graphs: --model.compile=reduce-overhead")
 fi
 
 names=() codes=()
@@ -56,6 +59,7 @@ stage sweep-many 65 "${step[@]}" "${many[@]}" --contestants "$sweep" --measure t
 stage memory 45 "${step[@]}" "${memory[@]}" --contestants "$held" --measure memory --together "${csv[@]}" --budget 60
 stage profile 45 "$python" benchmarks/profile_step.py "${profiled[@]}" --device "$device" \
   --contestants "$profiles" --csv "$out/train_step_profile.csv"
+stage epochs 240 "$python" benchmarks/epoch_time.py "${epochs[@]}" --csv "$out/epoch_time.csv"
 
 failed=0
 for index in "${!names[@]}"; do
