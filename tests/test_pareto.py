@@ -19,10 +19,11 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from spikesparse.__main__ import main
+from spikesparse.errors import UserError
 from spikesparse.search import figure, worker
 from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
 from spikesparse.search.locks import FileLock
-from spikesparse.search.plan import Plan
+from spikesparse.search.plan import Plan, make_plan
 from spikesparse.search.published import SORBARO, SORBARO_FIRST_LAYER
 from spikesparse.search.space import DEFAULT, Space, read_space
 from spikesparse.search.study import hand_back, open_study, origin, take_up_lost_trials
@@ -90,6 +91,21 @@ def test_shares_of_the_ramp_become_epochs_that_leave_one_to_choose_from():
             assert 0 <= start <= last <= epochs - 1
 
 
+def test_a_budget_may_be_drawn_in_place_of_lambda_and_the_twin_has_none(tiny_args, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["spikesparse"])
+    path = write_space(search={"budget.target": {"low": 50.0, "high": 900.0, "log": True}}, first=[])
+    space = read_space(path)
+    tiny_args = [arg for arg in tiny_args if "sparsity" not in arg]
+    off = {"--budget.target=null", "--budget.reduction=null", "--budget.max_accuracy_drop=null"}
+    assert off | {"--sparsity.end_value=0"} <= set(space.twin_flags(10))
+    args = [*tiny_args, "--budget.target=100"]
+    assert make_plan("study", Path("study"), tiny_args, space, "spikes", 3).trials == 3
+    with pytest.raises(UserError, match=r"--budget\.target: the search sets this"):
+        make_plan("study", Path("study"), args, space, "spikes", 3)
+    with pytest.raises(UserError, match=r"sparsity\.end_value, which the search draws, is not read"):
+        make_plan("study", Path("study"), args, read_space(DEFAULT), "spikes", 3)
+
+
 def test_whole_numbers_are_drawn_whole():
     search = {**SPACE["search"], "data.timesteps": {"low": 2, "high": 8}}
     assert read_space(write_space(search=search)).drawn["data.timesteps"] == IntDistribution(2, 8)
@@ -100,7 +116,11 @@ def test_whole_numbers_are_drawn_whole():
     [
         ({"search": None}, "it needs `search:`"),
         ({"more": 1}, "it needs `search:`"),
-        ({"search": {"model.penalty.by": {"choices": ["spikes"]}}}, "sparsity.end_value, the weight"),
+        ({"search": {"model.penalty.by": {"choices": ["spikes"]}}}, "either sparsity.end_value, the weight"),
+        (
+            {"search": {**SPACE["search"], "budget.target": {"low": 1, "high": 9}}},
+            "or budget.target, what may be spent",
+        ),
         ({"search": {"sparsity.end_value": 3}}, "sparsity.end_value: 3 must be"),
         ({"search": {"sparsity.end_value": {"low": "1e-3", "high": 1}}}, "write 0.001, not 1e-3"),
         ({"search": {"sparsity.end_value": {"low": 2, "high": 1}}}, "low <= high"),

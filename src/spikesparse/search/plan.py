@@ -10,8 +10,9 @@ from typing import Any
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.imports import split_allowed
-from spikesparse.runs import config_digest
-from spikesparse.search.space import RAMP, Space
+from spikesparse.runs import asks_for_budget, config_digest
+from spikesparse.search.space import BUDGET, LAMBDA, RAMP, Space
+from spikesparse.settings import BUDGETS
 
 OBJECTIVES = ("synops", "spikes")
 
@@ -65,6 +66,11 @@ def make_plan(name: str, folder: Path, args: list[str], space: Space, objective:
         searched = {f"--{RAMP.get(drawn, drawn)}" for drawn in space.drawn}
         if flag in searched:
             raise UserError(f"{flag}: the search sets this (--space); leave it out, or search a space without it.")
+    if asks_for_budget(args) and BUDGET not in space.drawn:
+        raise UserError(
+            f"--budget: under the experiment's budget {LAMBDA}, which the search draws, is not read. Draw {BUDGET} in "
+            f"its place (--space), or switch the budget off: {' '.join(f'--budget.{name}=null' for name in BUDGETS)}"
+        )
     config = _parsed([*args, *space.twin_flags(2), *_any_point(space)])
     epochs = config.trainer.max_epochs
     if not epochs or epochs < 1:

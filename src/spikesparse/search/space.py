@@ -13,10 +13,11 @@ from optuna.trial import Trial
 from spikesparse.errors import UserError
 from spikesparse.imports import FLAG
 from spikesparse.paths import CONFIGS
+from spikesparse.settings import BUDGETS
 from spikesparse.yaml_files import read_yaml
 
 DEFAULT = CONFIGS / "search" / "default.yaml"
-LAMBDA = "sparsity.end_value"
+LAMBDA, BUDGET = "sparsity.end_value", "budget.target"  # how sparse; the other way round, by what may be spent
 #: Shares of ``--trainer.max_epochs``, so that one space serves runs of any length -> the flags that they become.
 RAMP = {"ramp.start": "sparsity.start_epoch", "ramp.end": "sparsity.end_epoch"}
 
@@ -65,12 +66,13 @@ class Space:
         return [f"--{name}={_text(value)}" for name, value in plain.items()]
 
     def twin_flags(self, epochs: int) -> list[str]:
-        """The command line of the accuracy-only twin: lambda 0, everything else as the experiment has it.
+        """The command line of the accuracy-only twin: lambda 0 and no budget, everything else as the experiment has it.
 
         Its best checkpoint is chosen among as many epochs as that of any point may be.
         """
         shares = {name: of.low for name in RAMP if isinstance(of := self.drawn.get(name), FloatDistribution)}
-        return ["--sparsity.start_value=0", f"--{LAMBDA}=0", *self.flags(shares, epochs)]
+        off = [f"--budget.{name}=null" for name in BUDGETS] if BUDGET in self.drawn else []
+        return ["--sparsity.start_value=0", f"--{LAMBDA}=0", *off, *self.flags(shares, epochs)]
 
 
 def read_space(path: Path) -> Space:
@@ -83,8 +85,11 @@ def read_space(path: Path) -> Space:
     if not isinstance(whole, dict) or not isinstance(whole.get("search"), dict) or set(whole) - {"search", "first"}:
         raise UserError(f"--space={path}: it needs `search:` with a flag in each line, and may have `first:`, no more.")
     drawn = {name: _distribution(name, entry, path) for name, entry in whole["search"].items()}
-    if LAMBDA not in drawn:
-        raise UserError(f"--space={path}: {LAMBDA}, the weight of the sparsity penalty, must be among what is drawn.")
+    if (LAMBDA in drawn) == (BUDGET in drawn):
+        raise UserError(
+            f"--space={path}: either {LAMBDA}, the weight of the sparsity penalty, or {BUDGET}, what may be spent, "
+            "must be among what is drawn."
+        )
     if any(str(name).startswith(FLAG.removeprefix("--")) for name in drawn):
         raise UserError(f"--space={path}: {FLAG} stands on your own command line only.")
     for name in RAMP:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from spikesparse.errors import UserError
 from spikesparse.search.locks import FileLock
 from spikesparse.search.plan import Plan
-from spikesparse.search.space import LAMBDA
+from spikesparse.search.space import BUDGET, LAMBDA
 from spikesparse.search.study import STARTED, hand_back, origin, take_up_lost_trials
 from spikesparse.search.trial import LOG, TrialFailed, measured, train
 from spikesparse.summary import machine
@@ -124,12 +124,15 @@ def progress_line(study: Study, plan: Plan, trial: FrozenTrial) -> str:
         )
     finished = _in_state(study, TrialState.COMPLETE)
     result = trial.user_attrs["result"]
-    weight = "0 (twin)" if trial.user_attrs.get("twin") else f"{trial.params[LAMBDA]:.3g}"
+    drawn = (
+        f"lambda {trial.params[LAMBDA]:.3g}" if LAMBDA in trial.params else f"budget {trial.params.get(BUDGET, 0):,.0f}"
+    )
+    asked = "lambda 0 (twin)" if trial.user_attrs.get("twin") else drawn
     minutes = [each.user_attrs["result"]["minutes"] for each in finished]
     workers = 1 + len(_in_state(study, TrialState.RUNNING))
     left = sum(minutes) / len(minutes) * max(0, plan.trials - len(finished)) / workers
     return (
         f"trial {trial.number}  {len(finished)}/{plan.trials}  val accuracy {result['accuracy_val']:.2%}  "
-        f"spikes/image {result['spikes']:,.0f}  SynOps/image {result['synops']:,.0f}  lambda {weight}  "
+        f"spikes/image {result['spikes']:,.0f}  SynOps/image {result['synops']:,.0f}  {asked}  "
         f"{result['minutes']:.1f} min  {len(study.best_trials)} on the front  about {left:.0f} min left"
     )
