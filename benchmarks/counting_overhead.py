@@ -11,7 +11,6 @@ through the counts. Each round gives a ratio of times; the median over the round
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -27,13 +26,13 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which measures 
 
 import torch
 from ratios import interval, paired_ratios
+from tables import about_machine, append_rows
 from torch import Tensor
 from torch.nn import functional as F
 
 from spikesparse import SpikePenalty, SpikingVGG
 from spikesparse.metrics import SpikeCounts
 from spikesparse.nn import SpikeCounter, fast, network
-from spikesparse.summary import machine
 
 SETTINGS = ("architecture", "batch", "timesteps", "encoder", "pooling", "by")
 VARIANTS = ("no counting", "counting", "counting and penalty")
@@ -158,7 +157,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
                 "peak_mb_without": round(peaks["no counting"] / 1e6, 2),
                 "extra_peak_kb": round(extra / 1e3, 1),
                 "rounds": args.rounds,
-                **{key: value for key, value in machine().items() if key in ("hardware", "threads", "torch", "commit")},
+                **about_machine(),
                 "command": " ".join(sys.argv),
             }
         )
@@ -186,12 +185,7 @@ def main() -> None:
             f"{row['peak_mb_without']:,.1f} MB"
         )
     if args.csv:
-        new = not args.csv.exists()
-        with args.csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+        append_rows(rows, args.csv)
 
 
 if __name__ == "__main__":

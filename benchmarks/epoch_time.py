@@ -9,7 +9,6 @@ turns. An epoch's time is the median of all but each training's first, which com
 from __future__ import annotations
 
 import argparse
-import csv
 import shlex
 import statistics
 import subprocess
@@ -21,12 +20,9 @@ from typing import Any
 
 import numpy as np
 import yaml
+from making import epoch_ends
 from ratios import interquartile
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from spikesparse.summary import machine
-
-ABOUT = ("hardware", "threads", "torch", "commit")
+from tables import about_machine, append_rows
 
 
 def write_noise(path: Path, images: int, side: int) -> None:
@@ -53,12 +49,8 @@ def train(folder: Path, data: Path, config: str, epochs: int, flags: list[str]) 
             f"epoch_time: {shlex.join(words)} ended with status {ended.returncode}:\n{ended.stderr[-2000:]}"
         )
     (config_file,) = folder.glob("*/seed*/config.yaml")
-    events = EventAccumulator(str(config_file.parent), size_guidance={"scalars": 0})
-    events.Reload()
-    times = [events.Scalars("schedule/global_batch_size")[0].wall_time]
-    times += [event.wall_time for event in events.Scalars("accuracy/val")]
     settings: dict[str, Any] = yaml.safe_load(config_file.read_text())
-    return [end - start for start, end in pairwise(times)], settings
+    return [end - start for start, end in pairwise(epoch_ends(config_file.parent))], settings
 
 
 def main() -> None:
@@ -90,7 +82,6 @@ def main() -> None:
                     f"{name}: first epoch {seconds[0]:.2f} s, then {', '.join(f'{s:.2f}' for s in seconds[1:])}",
                     flush=True,
                 )
-    about = {key: value for key, value in machine().items() if key in ABOUT} | {"command": shlex.join(sys.argv)}
     rows = [
         {
             "setting": name,
@@ -105,19 +96,15 @@ def main() -> None:
             "epoch_s": round(statistics.median(later[name]), 3),
             "iqr_s": round(interquartile(later[name]), 3),
             "images_per_s": round(0.9 * asked.images / statistics.median(later[name]), 1),
-            **about,
+            **about_machine(),
+            "command": shlex.join(sys.argv),
         }
         for name in named
     ]
     for row in rows:
         print(f"{row['setting']:20} {row['epoch_s']:8.2f} s an epoch, {row['images_per_s']:,.0f} images a second")
     if asked.csv:
-        new = not asked.csv.exists()
-        with asked.csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+        append_rows(rows, asked.csv)
 
 
 if __name__ == "__main__":

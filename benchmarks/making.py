@@ -87,17 +87,26 @@ def train(words: list[str], seconds_left: float, fresh: bool, lock: FileLock) ->
 
 def minutes_trained(folder: Path) -> float:
     """Minutes between the first batch and the last validation, pauses between two sittings left out."""
+    sittings = [epoch_ends(events) for events in sorted(folder.glob("events.out.tfevents.*"))]
+    return sum(times[-1] - times[0] for times in sittings if times) / 60
+
+
+def epoch_ends(events: Path) -> list[float]:
+    """When training began and each validation ended, in seconds; nothing if there was no training.
+
+    Args:
+        events: TensorBoard's file of a sitting, or its folder.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    total = 0.0
-    for events in sorted(folder.glob("events.out.tfevents.*")):
-        sitting = EventAccumulator(str(events), size_guidance={"scalars": 0})
-        sitting.Reload()
-        if "schedule/global_batch_size" in sitting.Tags()["scalars"]:
-            start = sitting.Scalars("schedule/global_batch_size")[0].wall_time
-            ends = sitting.Scalars("accuracy/val") if "accuracy/val" in sitting.Tags()["scalars"] else []
-            total += ends[-1].wall_time - start if ends else 0.0
-    return total / 60
+    sitting = EventAccumulator(str(events), size_guidance={"scalars": 0})
+    sitting.Reload()
+    tags = sitting.Tags()["scalars"]
+    if "schedule/global_batch_size" not in tags:
+        return []
+    start = sitting.Scalars("schedule/global_batch_size")[0].wall_time
+    validations = sitting.Scalars("accuracy/val") if "accuracy/val" in tags else []
+    return [start, *(event.wall_time for event in validations)]
 
 
 def finish(run: Run, words: list[str], folder: Path, results: Path, keep: bool) -> None:

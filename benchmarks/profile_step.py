@@ -8,20 +8,16 @@ A table for each contestant, time per step. Peers' folders must be on PYTHONPATH
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from tables import about_machine, append_rows
 from train_step.agreement import build
 from train_step.contestants import Contestant, chosen
 from train_step.setting import LAYOUTS, PRECISIONS, Setting
 from train_step.step import Step, synchronize
-
-from spikesparse.summary import machine
-
-ABOUT = ("hardware", "torch", "commit")
 
 
 def profile(contestant: Contestant, setting: Setting, steps: int, top: int) -> list[dict[str, Any]]:
@@ -69,19 +65,13 @@ def main() -> None:
     args = parser.parse_args()
     setting = Setting(args.architecture, args.timesteps, args.batch, args.precision, args.device, args.layout)
     settings = {name: getattr(args, name) for name in ("device", "architecture", "timesteps", "batch", "precision")}
-    settings |= {name: value for name, value in machine().items() if name in ABOUT} | {"command": " ".join(sys.argv)}
+    settings |= about_machine("hardware", "torch", "commit") | {"command": " ".join(sys.argv)}
     for contestant in chosen(args.contestants, args.device):
         rows = profile(contestant, setting, args.steps, args.top)
         print(f"{contestant.name}: ms a step, share, calls, kernel")
         for row in rows:
             print(f"{row['ms_per_step']:9.3f} {row['percent']:6.1f} % {row['calls']:6.0f}  {row['kernel'][:120]}")
-        args.csv.parent.mkdir(parents=True, exist_ok=True)
-        new = not args.csv.exists()
-        with args.csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, [*rows[0], *settings], lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerows({**row, **settings} for row in rows)
+        append_rows([{**row, **settings} for row in rows], args.csv)
 
 
 if __name__ == "__main__":

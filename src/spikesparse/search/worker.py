@@ -124,10 +124,12 @@ def progress_line(study: Study, plan: Plan, trial: FrozenTrial) -> str:
         )
     finished = _in_state(study, TrialState.COMPLETE)
     result = trial.user_attrs["result"]
-    drawn = (
-        f"lambda {trial.params[LAMBDA]:.3g}" if LAMBDA in trial.params else f"budget {trial.params.get(BUDGET, 0):,.0f}"
-    )
-    asked = "lambda 0 (twin)" if trial.user_attrs.get("twin") else drawn
+    if trial.user_attrs.get("twin"):
+        asked = "lambda 0 (twin)"
+    else:
+        asked = (
+            f"lambda {trial.params[LAMBDA]:.3g}" if LAMBDA in trial.params else f"budget {trial.params[BUDGET]:,.0f}"
+        )
     minutes = [each.user_attrs["result"]["minutes"] for each in finished]
     workers = 1 + len(_in_state(study, TrialState.RUNNING))
     left = sum(minutes) / len(minutes) * max(0, plan.trials - len(finished)) / workers
