@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import csv
 import io
 import random
 import resource
@@ -391,8 +390,9 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=1024, help="megabytes that all together may take")
     parser.add_argument("--csv", type=Path, help="add a row of counts, time and memory there")
     args = parser.parse_args()
+    from tables import about_machine, append_rows
+
     import spikesparse.train  # noqa: F401 (its memory is no case's)
-    from spikesparse.summary import machine
 
     megabytes = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
     # An allocation above it fails, and is a finding, before the machine has none left.
@@ -402,7 +402,6 @@ def main() -> int:
     outcomes, findings = fuzz(args.count, args.seed, args.first, args.limit)
     seconds = time.monotonic() - started
     megabytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    about = {name: value for name, value in machine().items() if name != "spikesparse"}
     if megabytes[1] - megabytes[0] > args.memory:
         findings.append(f"memory: {megabytes[1] - megabytes[0]:.0f} MB")
         print(findings[-1])
@@ -411,17 +410,12 @@ def main() -> int:
         **{ended: outcomes[ended] for ended in ("refused", "built", "printed")},
         "findings": len(findings),
         **{"seconds": round(seconds, 1), "start_mb": round(megabytes[0]), "peak_mb": round(megabytes[1])},
-        **about,
+        **about_machine("hardware", "threads", "python", "torch", "pytorch-lightning", "commit"),
         "command": " ".join(["benchmarks/fuzz_configs.py", *sys.argv[1:]]),
     }
     print(row)
     if args.csv:
-        new = not args.csv.exists()
-        with args.csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append_rows([row], args.csv)
     return 1 if findings else 0
 
 

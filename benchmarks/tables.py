@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,28 @@ def about_machine(*names: str) -> dict[str, Any]:
     return {name: value for name, value in machine().items() if name in wanted}
 
 
+def check_columns(path: Path, columns: Iterable[str]) -> None:
+    """Refuse to append to another table: before a measurement that takes long.
+
+    Raises:
+        SystemExit: if the file has other columns.
+    """
+    if path.exists() and path.read_text().split("\n", 1)[0] != ",".join(columns):
+        raise SystemExit(f"{path}: its columns are not those of today; name another file, or move it away")
+
+
 def append_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """To a CSV file, which gets its header if it is new."""
+    """To a CSV file, which gets its header if it is new.
+
+    Raises:
+        SystemExit: if the file has other columns.
+    """
+    columns = list(rows[0])
+    check_columns(path, columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(rows)

@@ -37,7 +37,7 @@ def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     yield
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("train_step", "ratios"):
+        if name.split(".")[0] in ("train_step", "ratios", "tables"):
             del sys.modules[name]
 
 
@@ -207,17 +207,19 @@ def test_every_contestant_is_listed_and_unknown_ones_are_refused(bench, capsys):
 
 
 def test_rows_are_not_appended_to_another_table(bench, tmp_path):
-    from train_step.table import COLUMNS, append, check_header
+    from tables import append_rows, check_columns
 
     path = tmp_path / "new" / "table.csv"
-    check_header(path)
-    append([dict.fromkeys(COLUMNS, 1)], path)
-    append([dict.fromkeys(COLUMNS, 2)], path)
-    check_header(path)
+    check_columns(path, ["contestant", "median_ms"])
+    append_rows([{"contestant": "a", "median_ms": 1}], path)
+    append_rows([{"contestant": "b", "median_ms": 2}], path)
+    check_columns(path, ["contestant", "median_ms"])
     assert [row["median_ms"] for row in csv.DictReader(path.read_text().splitlines())] == ["1", "2"]
-    path.write_text("a,b\n")
-    with pytest.raises(SystemExit, match="columns"):
-        check_header(path)
+    before = path.read_text()
+    for other in ({"contestant": "c"}, {"median_ms": 3, "contestant": "c"}):
+        with pytest.raises(SystemExit, match="columns"):
+            append_rows([other], path)
+    assert path.read_text() == before
 
 
 PEERS = ("spikingjelly", "snntorch", "norse", "sinabs")

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 import torch
-
-from spikesparse.summary import machine
+from tables import about_machine, append_rows, check_columns
 
 from . import table
 from .contestants import CONTESTANTS, chosen
@@ -64,10 +63,9 @@ def main(description: str | None = None, arguments: list[str] | None = None) -> 
         return
     contestants = chosen(args.contestants, args.device)
     if args.csv:
-        table.check_header(args.csv)
+        check_columns(args.csv, table.COLUMNS)
     words = sys.argv if arguments is None else ["benchmarks/train_step.py", *arguments]
-    about = {key: value for key, value in machine().items() if key in ("hardware", "threads", "torch", "commit")}
-    about |= {"steps": args.steps, "command": shlex.join(words)}
+    about = {**about_machine(), "steps": args.steps, "command": shlex.join(words)}
     start, wrong = time.perf_counter(), []
 
     def say(text: str) -> None:
@@ -82,7 +80,7 @@ def main(description: str | None = None, arguments: list[str] | None = None) -> 
             made = table.rows([outcome for outcome in outcomes if outcome.setting == setting], about)
             table.show(made, setting)
             if args.csv:
-                table.append(made, args.csv)
+                append_rows(made, args.csv)
         wrong += table.disagreeing(outcomes)
     if wrong:
         sys.exit("\n".join(["not the same function, and so not to be compared:", *wrong]))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
-from pathlib import Path
 from typing import Any
 
 from ratios import interquartile, interval, paired_ratios
@@ -111,24 +109,3 @@ def show(made: list[dict[str, Any]], setting: Setting) -> None:
     console.print(
         "* of memory, per hidden neuron and step, behind the forward pass: held by anything, saved by autograd"
     )
-
-
-def check_header(path: Path) -> None:
-    """Refuse to append to another table.
-
-    Raises:
-        SystemExit: if the file has other columns.
-    """
-    if path.exists() and path.read_text().split("\n", 1)[0] != ",".join(COLUMNS):
-        raise SystemExit(f"--csv={path}: its columns are not those of today; name another file, or move it away")
-
-
-def append(made: list[dict[str, Any]], path: Path) -> None:
-    """To the CSV, which gets its header if it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(made)
