@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from making import epoch_ends
 from ratios import interquartile
 from tables import about_machine, append_rows
 
@@ -51,6 +50,16 @@ def train(folder: Path, data: Path, config: str, epochs: int, flags: list[str]) 
     (config_file,) = folder.glob("*/seed*/config.yaml")
     settings: dict[str, Any] = yaml.safe_load(config_file.read_text())
     return [end - start for start, end in pairwise(epoch_ends(config_file.parent))], settings
+
+
+def epoch_ends(folder: Path) -> list[float]:
+    """When a training began and each of its validations ended, in seconds."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    (start,) = events.Scalars("schedule/global_batch_size")
+    return [start.wall_time, *(event.wall_time for event in events.Scalars("accuracy/val"))]
 
 
 def main() -> None:

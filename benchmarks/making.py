@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from plan import ROOT, Run, add_row, correct_images, row_of, rows_of
 
+from spikesparse.report.runs import read_run
 from spikesparse.runs import run_name
 from spikesparse.search.locks import FileLock
 
@@ -85,33 +86,9 @@ def train(words: list[str], seconds_left: float, fresh: bool, lock: FileLock) ->
     return True
 
 
-def minutes_trained(folder: Path) -> float:
-    """Minutes between the first batch and the last validation, pauses between two sittings left out."""
-    sittings = [epoch_ends(events) for events in sorted(folder.glob("events.out.tfevents.*"))]
-    return sum(times[-1] - times[0] for times in sittings if times) / 60
-
-
-def epoch_ends(events: Path) -> list[float]:
-    """When training began and each validation ended, in seconds; nothing if there was no training.
-
-    Args:
-        events: TensorBoard's file of a sitting, or its folder.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    sitting = EventAccumulator(str(events), size_guidance={"scalars": 0})
-    sitting.Reload()
-    tags = sitting.Tags()["scalars"]
-    if "schedule/global_batch_size" not in tags:
-        return []
-    start = sitting.Scalars("schedule/global_batch_size")[0].wall_time
-    validations = sitting.Scalars("accuracy/val") if "accuracy/val" in tags else []
-    return [start, *(event.wall_time for event in validations)]
-
-
 def finish(run: Run, words: list[str], folder: Path, results: Path, keep: bool) -> None:
     """Say how a row came out, beside the one there was, and keep it."""
-    row = row_of(run, folder, words, minutes_trained(folder))
+    row = row_of(run, folder, words, (read_run(folder).seconds or 0.0) / 60)
     before = next(
         (r for r in rows_of(run.campaign, results) if (r["recipe"], int(r["seed"])) == (run.recipe, run.seed)), None
     )

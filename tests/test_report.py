@@ -173,6 +173,31 @@ def test_one_run_is_set_against_base_yaml():
     assert "pareto" not in html  # one point would say nothing
 
 
+def test_training_time_is_that_of_all_sittings_without_the_pause(tmp_path):
+    """Two sittings: epochs that end 10 and 22 s after the first start, the first of which is cut off; a test; 5 s."""
+    folder = write_run(tmp_path / "digits-a" / "seed0")
+    for file in folder.glob("events*"):
+        file.unlink()
+    assert "12.5" in Page(page_of(folder)).text  # of result.json, where there is nothing better
+    for sitting, moments in enumerate(
+        [[("start", 1000), ("end", 1010), ("end", 1022), ("start", 1030)], [("start", 5000), ("end", 5005)]]
+    ):
+        with SummaryWriter(str(folder), filename_suffix=f".{sitting}") as writer:
+            for step, (what, moment) in enumerate(moments):
+                tag = {"start": "schedule/global_batch_size", "end": "accuracy/train"}[what]
+                writer.add_scalar(tag, 0.5, 10 * sitting + step, walltime=moment)
+            writer.add_scalar("accuracy/test", 0.5, 100, walltime=9000)
+    run = read_run(folder)
+    assert run.seconds == 27.0
+    assert "27.0" in Page(page_of(folder)).text
+
+
+def test_what_a_run_printed_or_went_on_from_is_no_difference():
+    first = {"ckpt_path": None, "trainer.enable_progress_bar": None, "trainer.enable_model_summary": None}
+    second = {"ckpt_path": "step.ckpt", "trainer.enable_progress_bar": False, "trainer.enable_model_summary": False}
+    assert differences([first, second]) == {}
+
+
 def test_flat_names_each_value_and_differences_tell_absent_from_null():
     assert flat({"a": {"b": [1, 2], "c": [{"d": 3}, {}]}, "e": {}}) == {
         "a.b": [1, 2],

@@ -11,8 +11,12 @@ from spikesparse.paths import CONFIGS
 from spikesparse.report.runs import Run
 from spikesparse.settings import flat
 
-# Where a run was written, not what it is.
-_PLACES = ("trainer.logger.init_args.save_dir", "trainer.logger.init_args.name", "trainer.logger.init_args.version")
+# Where a run was written, what it went on from and what it printed: not what it is.
+_NO_MATTER = (
+    *(f"trainer.logger.init_args.{name}" for name in ("save_dir", "name", "version")),
+    *(f"trainer.enable_{name}" for name in ("progress_bar", "model_summary")),
+    "ckpt_path",
+)
 #: Stands where a run does not have a setting at all.
 ABSENT = "\N{EN DASH}"
 _LONGEST_LABEL = 60
@@ -45,7 +49,7 @@ def shown(value: Any) -> str:
 
 def differences(configs: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Setting -> its value in each configuration, for those that are not the same in all."""
-    names = dict.fromkeys(name for config in configs for name in config if name not in _PLACES)
+    names = dict.fromkeys(name for config in configs for name in config if name not in _NO_MATTER)
     values = {name: [shown(c[name]) if name in c else ABSENT for c in configs] for name in names}
     return {name: each for name, each in values.items() if len(set(each)) > 1}
 
@@ -61,5 +65,5 @@ def common(configs: list[dict[str, Any]]) -> dict[str, str]:
     return {
         name: shown(value)
         for name, value in configs[0].items()
-        if name not in _PLACES and all(name in c and shown(c[name]) == shown(value) for c in configs)
+        if name not in _NO_MATTER and all(name in c and shown(c[name]) == shown(value) for c in configs)
     }

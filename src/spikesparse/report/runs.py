@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Run:
         result: result.json.
         bill: bill.json.
         curves: TensorBoard tag -> (epochs from 1, values).
+        seconds: that it trained, all its sittings together, without pauses between them; None if unknown.
         missing: what is not there and how to get it, a sentence each.
     """
 
@@ -44,6 +46,7 @@ class Run:
     result: dict[str, Any]
     bill: dict[str, Any]
     curves: dict[str, tuple[list[float], list[float]]]
+    seconds: float | None
     missing: list[str]
 
     @property
@@ -129,10 +132,12 @@ def read_run(folder: Path) -> Run:
     how = f"its training is not finished, or it was never tested: spikesparse test --ckpt_path {folder}/checkpoints/"
     result = _read(folder / "result.json", json.loads, f"{how}best.ckpt writes it", missing)
     bill = _read(folder / "bill.json", json.loads, f"{how}best.ckpt writes it", missing)
-    curves = _read_curves(folder)
+    events = _read_events(folder)
+    curves = {} if events is None else _curves(events)
+    seconds = None if events is None else _training_seconds(events)
     if not curves:
         missing.append(f"{folder}: no TensorBoard events of whole epochs: it has no curves; copy {_EVENTS} there")
-    return Run(folder, flat(config), result, bill, curves, missing)
+    return Run(folder, flat(config), result, bill, curves, seconds, missing)
 
 
 def _read(path: Path, parse: Callable[[str], Any], without: str, missing: list[str]) -> dict[str, Any]:
@@ -149,18 +154,23 @@ def _read(path: Path, parse: Callable[[str], Any], without: str, missing: list[s
     return mapping(whole)
 
 
-def _read_curves(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
+def _read_events(folder: Path) -> EventAccumulator | None:
+    """TensorBoard's scalars of a run; None if there are none."""
+    if not any(os.path.getsize(file) for file in folder.glob(_EVENTS)):
+        return None
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of cut-off files, which a running run has
+    kept = {"scalars": 0, "images": 1, "audio": 1, "histograms": 1, "compressedHistograms": 1, "tensors": 1}
+    events = EventAccumulator(str(folder), size_guidance=kept)
+    events.Reload()
+    return events
+
+
+def _curves(events: EventAccumulator) -> dict[str, tuple[list[float], list[float]]]:
     """Every scalar of a run with a value for each epoch.
 
     A step belongs to the first epoch that was logged with it: the test at the end repeats the last step. An epoch that
     was logged again, after a resume, shows its last value.
     """
-    if not any(os.path.getsize(file) for file in folder.glob(_EVENTS)):
-        return {}
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of cut-off files, which a running run has
-    kept = {"scalars": 0, "images": 1, "audio": 1, "histograms": 1, "compressedHistograms": 1, "tensors": 1}
-    events = EventAccumulator(str(folder), size_guidance=kept)
-    events.Reload()
     tags = events.Tags()["scalars"]
     epoch_of_step: dict[int, float] = {}
     for event in events.Scalars("epoch") if "epoch" in tags else ():
@@ -172,3 +182,14 @@ def _read_curves(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
             epochs = sorted(values)
             curves[tag] = (epochs, [values[epoch] for epoch in epochs])
     return curves
+
+
+def _training_seconds(events: EventAccumulator) -> float | None:
+    """Of every sitting, from its first batch to the end of its last epoch; None if unknown."""
+    started, ended = "schedule/global_batch_size", "accuracy/train"  # the former is said at each start
+    if not {started, ended} <= set(events.Tags()["scalars"]):
+        return None
+    moments: list[tuple[float, str]] = sorted(
+        (event.wall_time, tag) for tag in (started, ended) for event in events.Scalars(tag)
+    )
+    return sum(now - before for (before, _), (now, tag) in pairwise(moments) if tag == ended)
