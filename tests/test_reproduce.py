@@ -227,3 +227,19 @@ def test_list_and_unknown_names(tiny_plan):
     unknown = reproduce(tiny_plan, "tiny/nothing/0")
     assert unknown.returncode == 2
     assert "not in the plan" in unknown.stderr
+
+
+def test_figure_shows_each_recipe_beside_its_own_twin(tmp_path):
+    """One seed, 40 images: the narrow network loses 4 of them at half the spikes, the wide one 2 at a quarter."""
+    from figure_claim import LINES, picture
+    from plan import COLUMNS, add_row, read_plan
+
+    recipes = (("twin", 100, 40), ("quiet_70", 50, 36), ("wide_twin", 200, 30), ("wide_quiet_70", 50, 28))
+    for recipe, spikes, right in recipes:
+        row = dict.fromkeys(COLUMNS, "") | {"recipe": recipe, "seed": 0, "spikes_per_image": spikes}
+        add_row("width_proxy", row, np.arange(40) < right, tmp_path)
+    (axes,) = picture(tmp_path).axes
+    points = {tuple(np.round(line.get_xydata()[0], 6)) for line in axes.lines if len(line.get_xdata()) == 1}
+    assert {(50.0, 10.0), (75.0, 5.0)} <= points
+    made = {(run.campaign, run.recipe) for run in read_plan()[1]}
+    assert {(line.campaign, recipe) for line in LINES for recipe in (line.twin, *line.recipes)} <= made

@@ -1,0 +1,94 @@
+"""Draw what fewer spikes cost, every sparse recipe beside its own twin: the picture of docs/results.md.
+
+    python benchmarks/figure_claim.py docs/claim.png
+
+Everything in it is read from results/, by iso_accuracy.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from iso_accuracy import SEEDS, Comparison, compare
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+from plan import ROOT
+
+from spikesparse.search.published import ALLRED
+
+
+class Line(NamedTuple):
+    """Recipes of one twin, joined by a line in this order; a recipe alone is a point."""
+
+    label: str
+    campaign: str
+    twin: str
+    recipes: tuple[str, ...]
+    look: dict[str, Any]
+
+
+FULL = {"color": "#1f6feb", "lw": 2}
+WIDE = {"color": "#3d8b5f", "lw": 1.2}
+DIGITS = {"color": "#8a8f98", "lw": 1.2}
+QUIET = ("quiet_70", "quiet_73", "quiet_85", "quiet_90")
+LINES = (
+    Line("vgg7, a budget", "vgg7_iso", "twin", QUIET, {"marker": "o", **FULL}),
+    Line("vgg7, λ rising to 1", "vgg7_iso", "twin", ("linear_ramp",), {"marker": "^", **FULL}),
+    Line("vgg7, λ = 1 throughout", "vgg7_iso", "twin", ("fixed_lambda",), {"marker": "v", **FULL}),
+    Line("proxy, vgg7", "width_proxy", "twin", ("quiet_70",), {"marker": "s", **WIDE}),
+    Line(
+        "proxy, twice the channels",
+        "width_proxy",
+        "wide_twin",
+        ("wide_quiet_70", "wide_quiet"),
+        {"marker": "D", **WIDE},
+    ),
+    Line("the digits", "digits_loop", "twin", ("budget_70", "budget_85"), {"marker": "o", **DIGITS}),
+)
+
+
+def picture(results: Path = ROOT / "results") -> Figure:
+    """Points lost against spikes saved, with 95 % intervals; hollow where fewer than five seeds decide nothing."""
+    figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for line in LINES:
+        found = {each.recipe: each for each in compare(line.campaign, line.twin, "spikes_per_image", results)}
+        _draw_line(axes, [found[recipe] for recipe in line.recipes if recipe in found], line)
+    x, y = [100 * saved for saved, _ in ALLRED], [points for _, points in ALLRED]
+    axes.plot(x, y, "*", color="#b26a00", ms=13, mfc="none", mew=1.5, label="Allred et al. 2020, “up to”")
+    axes.axhline(0, color="#aab0b8", lw=1)
+    axes.set(xlabel="fewer spikes than the twin [%]", ylabel="test accuracy lost [points]")
+    axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MultipleLocator(5))
+    axes.grid(color="#e7e9ec")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower left", fontsize=9)
+    axes.set_title("What fewer spikes cost (hollow: fewer than five seeds)", loc="left")
+    return figure
+
+
+def _draw_line(axes: Any, found: list[Comparison], line: Line) -> None:
+    look = dict(line.look)
+    marker, width = look.pop("marker"), look.pop("lw")
+    x, y = [-100 * each.change for each in found], [each.drop for each in found]
+    axes.plot(x, y, lw=width, **look)
+    for each in found:
+        axes.errorbar(
+            -100 * each.change,
+            each.drop,
+            yerr=[[each.drop - each.low], [each.high - each.drop]],
+            fmt=marker,
+            ms=7,
+            mfc=look["color"] if each.seeds >= SEEDS else "white",
+            capsize=3,
+            elinewidth=1,
+            **look,
+        )
+    axes.plot([], [], marker, color=look["color"], ls="-" if len(line.recipes) > 1 else "", lw=width, label=line.label)
+
+
+if __name__ == "__main__":
+    picture().savefig(sys.argv[1])
