@@ -6,6 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -16,6 +19,7 @@ from spikesparse.runs import run_name
 from spikesparse.search.locks import FileLock
 
 GRACE = 20  # seconds that a run has to close its files when the time is over
+LOOK = 0.5  # seconds between two looks at whether it is
 # glibc would give large tensors back to the system after each step (see the Makefile)
 ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
@@ -60,29 +64,39 @@ def folder_of(words: list[str], seed: int) -> Path:
     return Path("runs") / run_name(["fit", *words[1:]]) / f"seed{seed}"
 
 
-def train(words: list[str], seconds_left: float, fresh: bool, lock: FileLock) -> bool:
-    """Train and test, unless that is done, going on where it stopped; whether it came to its end in time.
+def train(words: list[str], seconds_left: float, fresh: bool, lock: FileLock, stop: threading.Event) -> bool:
+    """Train and test, unless that is done, going on where it stopped; whether it came to its end.
 
-    The training holds the run's lock too: it may outlive this process.
+    The training holds the run's lock too: it outlives this process if that is killed.
+
+    Args:
+        words: the command line.
+        seconds_left: what it may take.
+        fresh: begin anew.
+        lock: of the run, held.
+        stop: once it is set, the training is stopped as if the time were over.
     """
     flags = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     environment = {**ALLOCATOR, **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, "-m", "spikesparse", *words, *flags, *(["--fresh"] if fresh else [])]
+    deadline = time.monotonic() + max(1.0, seconds_left)
     child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=[lock.fileno()])
-    try:
-        code = child.wait(max(1.0, seconds_left))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
+    while child.poll() is None and time.monotonic() < deadline and not stop.is_set():
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(LOOK)
+    if child.poll() is None:
         os.killpg(child.pid, signal.SIGTERM)
         try:
             child.wait(GRACE)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
-        if isinstance(reason, KeyboardInterrupt):
-            raise
+            child.wait()
         return False
-    if code:
-        raise SystemExit(f"reproduce: {' '.join(words)} ended with status {code}; what it said stands above")
+    if child.returncode:
+        raise SystemExit(
+            f"reproduce: {' '.join(words)} ended with status {child.returncode}; what it said stands above"
+        )
     return True
 
 

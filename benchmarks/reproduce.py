@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -129,31 +131,45 @@ def main() -> None:
         return
     data = ["--data.source=npz", f"--data.data_dir={asked.npz}"] if asked.npz else []
     queue = Queue(todo, set(asked.runs), plan, asked.results, (data, more))
+    stop = threading.Event()  # noted, not raised: in the midst of starting a training it would leave that behind
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     waited = False
-    while queue.runs and (left := deadline - time.monotonic()) >= 1:
+    while queue.runs and not stop.is_set() and (left := deadline - time.monotonic()) >= 1:
         taken = queue.take()
         if taken is None:
             if queue.runs and not waited:
                 names = ", ".join(run.name for run in queue.runs)
                 print(f"=== waiting for other processes, which make or hold up {names}", flush=True)
             waited = True
-            time.sleep(min(LOOK, left))
+            stop.wait(min(LOOK, left))
             continue
         run, lock = taken
         waited = False
         with closing(lock):
-            if not make(run, queue.command(run), left, lock, asked, len(queue.runs)):
-                print(f"=== the time is over: {run.name} goes on from its last epoch the next time", flush=True)
+            if not make(run, queue.command(run), left, lock, stop, asked, len(queue.runs)):
+                why = "stopped by a signal" if stop.is_set() else "the time is over"
+                print(f"=== {why}: {run.name} goes on from its last epoch the next time", flush=True)
                 break
     lacking_rows = missing(planned, asked.results)
     print(f"{len(planned) - len(lacking_rows)} of {len(planned)} rows are there; --list names them")
+    if stop.is_set():
+        sys.exit(128 + signal.SIGTERM)
 
 
-def make(run: Run, words: list[str], seconds_left: float, lock: FileLock, asked: argparse.Namespace, more: int) -> bool:
+def make(
+    run: Run,
+    words: list[str],
+    seconds_left: float,
+    lock: FileLock,
+    stop: threading.Event,
+    asked: argparse.Namespace,
+    more: int,
+) -> bool:
     """Make a row, whose lock is held; whether it came to its end in time."""
     folder, anew = folder_of(words, run.seed), run.name in asked.runs
     print(f"=== {run.name} ({more} more): spikesparse {' '.join(words)}", flush=True)
-    if not train(words, seconds_left, anew, lock):
+    if not train(words, seconds_left, anew, lock, stop):
         return False
     finish(run, words, folder, asked.results, asked.keep)
     return True

@@ -1,6 +1,7 @@
 """The plan of runs, the script that makes them, and the statistics of iso-accuracy."""
 
 import csv
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,25 @@ def test_missing_rows_are_made_once_and_a_stopped_run_goes_on(tiny_plan):
     assert f"accuracy_test {rows[0]['accuracy_test']}   kept row: {rows[0]['accuracy_test']}" in again.stdout
     assert f"spikes_per_image {rows[0]['spikes_per_image']}   kept" in again.stdout
     assert len(list(Path("runs").glob("digits-*/seed0-earlier1"))) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_training_too(tiny_plan, number):
+    from making import is_held
+
+    from spikesparse.search.locks import FileLock
+
+    command = [sys.executable, str(ROOT / "benchmarks/reproduce.py"), "--plan", str(tiny_plan), "--results", "kept"]
+    with subprocess.Popen([*command, "--missing"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("=== tiny/twin/0")
+        lock = FileLock(Path("runs/.locks/tiny-twin-0"))
+        assert is_held(lock)
+        process.send_signal(number)
+        rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 143
+    assert "stopped by a signal: tiny/twin/0 goes on from its last epoch the next time" in rest
+    assert not is_held(lock)  # which the training holds as well, as long as it lives
 
 
 @pytest.mark.slow
