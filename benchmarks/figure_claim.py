@@ -31,20 +31,23 @@ class Line(NamedTuple):
 
 FULL = {"color": "#1f6feb", "lw": 2}
 WIDE = {"color": "#3d8b5f", "lw": 1.2}
+STEPS = {"color": "#8250df", "lw": 1.2}
 DIGITS = {"color": "#8a8f98", "lw": 1.2}
 QUIET = ("quiet_70", "quiet_73", "quiet_85", "quiet_90")
 LINES = (
     Line("vgg7, a budget", "vgg7_iso", "twin", QUIET, {"marker": "o", **FULL}),
     Line("vgg7, λ rising to 1", "vgg7_iso", "twin", ("linear_ramp",), {"marker": "^", **FULL}),
     Line("vgg7, λ = 1 throughout", "vgg7_iso", "twin", ("fixed_lambda",), {"marker": "v", **FULL}),
-    Line("proxy, vgg7", "width_proxy", "twin", ("quiet_70",), {"marker": "s", **WIDE}),
+    Line("proxy, vgg7 from T=4", "width_proxy", "twin", ("quiet_70",), {"marker": "s", **WIDE}),
     Line(
-        "proxy, twice the channels",
+        "proxy, twice the channels, from T=4",
         "width_proxy",
         "wide_twin",
         ("wide_quiet_70", "wide_quiet"),
         {"marker": "D", **WIDE},
     ),
+    Line("proxy, vgg7 from T=8", "steps_proxy", "twin", ("quiet_70",), {"marker": "s", **STEPS}),
+    Line("proxy, vgg7 from T=16", "steps_proxy", "long_twin", ("long_quiet_70", "quiet_70"), {"marker": "D", **STEPS}),
     Line("the digits", "digits_loop", "twin", ("budget_70", "budget_85"), {"marker": "o", **DIGITS}),
 )
 
