@@ -1,6 +1,6 @@
 """Is it iso-accuracy? Sparse recipes beside their twin, over seeds, with intervals.
 
-    python benchmarks/iso_accuracy.py vgg7_iso [--twin twin] [--metric spikes_per_image]
+    python benchmarks/iso_accuracy.py vgg7_iso [--twin twin] [--metric spikes_per_image] [--seeds 0 1]
 
 Reads results/<campaign>.csv and, of each row, which test images were right. A recipe is *iso-accurate* if its mean drop
 in test accuracy is at most 0.2 point and the upper end of the drop's 95 % interval at most 0.5; *within a point* if
@@ -11,6 +11,7 @@ of one seed are measured on the same drawn images. Fewer than five seeds decide 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,9 +76,12 @@ def drop_interval(twin: np.ndarray, sparse: np.ndarray, draws: int = DRAWS, seed
     return float(low), float(high)
 
 
-def compare(campaign: str, twin: str, metric: str, results: Path) -> list[Comparison]:
-    """Every recipe of a campaign beside its twin, on the seeds that both have; the twin first."""
+def compare(
+    campaign: str, twin: str, metric: str, results: Path, chosen: Container[int] | None = None
+) -> list[Comparison]:
+    """Every recipe of a campaign beside its twin, on those of the chosen seeds (all) that both have; the twin first."""
     rows = {(row["recipe"], int(row["seed"])): row for row in rows_of(campaign, results)}
+    rows = {key: row for key, row in rows.items() if chosen is None or key[1] in chosen}
     right = dict(correct_of(campaign, results))
     found = []
     for recipe in sorted({name for name, _ in rows}, key=lambda name: (name != twin, name)):
@@ -124,9 +128,10 @@ def main() -> None:
     parser.add_argument("campaign")
     parser.add_argument("--twin", default="twin")
     parser.add_argument("--metric", default="spikes_per_image", choices=["spikes_per_image", "synops_per_image"])
+    parser.add_argument("--seeds", type=int, nargs="+", help="these alone (default: all)")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     asked = parser.parse_args()
-    print(table(compare(asked.campaign, asked.twin, asked.metric, asked.results), asked.metric))
+    print(table(compare(asked.campaign, asked.twin, asked.metric, asked.results, asked.seeds), asked.metric))
 
 
 if __name__ == "__main__":

@@ -133,6 +133,8 @@ def test_rows_and_right_images_are_kept_and_replaced(tmp_path):
     before, after = (np.mean([kept[f"{r}/{s}"].mean() for s in (0, 1)]) for r in ("twin", "quiet"))
     assert quiet.drop == pytest.approx(100 * (before - after))
     assert "| quiet | 2 |" in table([twin, quiet], "spikes_per_image")
+    _, quiet = compare("c", "twin", "spikes_per_image", tmp_path, [1])
+    assert (quiet.seeds, quiet.change) == (1, pytest.approx(30 / 300 - 1))
 
 
 # Whole runs
