@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 from ratios import interquartile
 from tables import about_machine, append_rows
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def write_noise(path: Path, images: int, side: int) -> None:
@@ -54,8 +55,6 @@ def train(folder: Path, data: Path, config: str, epochs: int, flags: list[str]) 
 
 def epoch_ends(folder: Path) -> list[float]:
     """When a training began and each of its validations ended, in seconds."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     (start,) = events.Scalars("schedule/global_batch_size")

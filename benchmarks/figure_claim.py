@@ -7,7 +7,7 @@ Everything in it is read from results/, by iso_accuracy.py.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,29 +26,29 @@ class Line(NamedTuple):
     campaign: str
     twin: str
     recipes: tuple[str, ...]
-    look: dict[str, Any]
+    marker: str
+    color: str
+    width: float = 1.2
 
 
-FULL = {"color": "#1f6feb", "lw": 2}
-WIDE = {"color": "#3d8b5f", "lw": 1.2}
-STEPS = {"color": "#8250df", "lw": 1.2}
-DIGITS = {"color": "#8a8f98", "lw": 1.2}
+FULL, WIDE, STEPS, DIGITS = "#1f6feb", "#3d8b5f", "#8250df", "#8a8f98"
 QUIET = ("quiet_70", "quiet_73", "quiet_85", "quiet_90")
 LINES = (
-    Line("vgg7, a budget", "vgg7_iso", "twin", QUIET, {"marker": "o", **FULL}),
-    Line("vgg7, λ rising to 1", "vgg7_iso", "twin", ("linear_ramp",), {"marker": "^", **FULL}),
-    Line("vgg7, λ = 1 throughout", "vgg7_iso", "twin", ("fixed_lambda",), {"marker": "v", **FULL}),
-    Line("proxy, vgg7 from T=4", "width_proxy", "twin", ("quiet_70",), {"marker": "s", **WIDE}),
+    Line("vgg7, a budget", "vgg7_iso", "twin", QUIET, "o", FULL, 2),
+    Line("vgg7, λ rising to 1", "vgg7_iso", "twin", ("linear_ramp",), "^", FULL, 2),
+    Line("vgg7, λ = 1 throughout", "vgg7_iso", "twin", ("fixed_lambda",), "v", FULL, 2),
+    Line("proxy, vgg7 from T=4", "width_proxy", "twin", ("quiet_70",), "s", WIDE),
     Line(
         "proxy, twice the channels, from T=4",
         "width_proxy",
         "wide_twin",
         ("wide_quiet_70", "wide_quiet"),
-        {"marker": "D", **WIDE},
+        "D",
+        WIDE,
     ),
-    Line("proxy, vgg7 from T=8", "steps_proxy", "twin", ("quiet_70",), {"marker": "s", **STEPS}),
-    Line("proxy, vgg7 from T=16", "steps_proxy", "long_twin", ("long_quiet_70", "quiet_70"), {"marker": "D", **STEPS}),
-    Line("the digits", "digits_loop", "twin", ("budget_70", "budget_85"), {"marker": "o", **DIGITS}),
+    Line("proxy, vgg7 from T=8", "steps_proxy", "twin", ("quiet_70",), "s", STEPS),
+    Line("proxy, vgg7 from T=16", "steps_proxy", "long_twin", ("long_quiet_70", "quiet_70"), "D", STEPS),
+    Line("the digits", "digits_loop", "twin", ("budget_70", "budget_85"), "o", DIGITS),
 )
 
 
@@ -74,24 +74,30 @@ def picture(results: Path = ROOT / "results") -> Figure:
 
 
 def _draw_line(axes: Any, found: list[Comparison], line: Line) -> None:
-    look = dict(line.look)
-    marker, width = look.pop("marker"), look.pop("lw")
-    x, y = [-100 * each.change for each in found], [each.drop for each in found]
-    axes.plot(x, y, lw=width, **look)
+    color = line.color
+    axes.plot([-100 * each.change for each in found], [each.drop for each in found], lw=line.width, color=color)
     for each in found:
         axes.errorbar(
             -100 * each.change,
             each.drop,
             yerr=[[each.drop - each.low], [each.high - each.drop]],
-            fmt=marker,
+            fmt=line.marker,
             ms=7,
-            mfc=look["color"] if each.seeds >= SEEDS else "white",
+            mfc=color if each.seeds >= SEEDS else "white",
             capsize=3,
             elinewidth=1,
-            **look,
+            color=color,
         )
-    axes.plot([], [], marker, color=look["color"], ls="-" if len(line.recipes) > 1 else "", lw=width, label=line.label)
+    joined = "-" if len(line.recipes) > 1 else ""
+    axes.plot([], [], line.marker, color=color, ls=joined, lw=line.width, label=line.label)
+
+
+def main() -> None:
+    """Draw it into the file that is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="the picture to write")
+    picture().savefig(parser.parse_args().out)
 
 
 if __name__ == "__main__":
-    picture().savefig(sys.argv[1])
+    main()
