@@ -131,7 +131,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="these alone (default: all)")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     asked = parser.parse_args()
-    print(table(compare(asked.campaign, asked.twin, asked.metric, asked.results, asked.seeds), asked.metric))
+    found = compare(asked.campaign, asked.twin, asked.metric, asked.results, asked.seeds)
+    if not found:
+        seeds = "" if asked.seeds is None else f" of seeds {', '.join(map(str, asked.seeds))}"
+        parser.error(f"{asked.results}/{asked.campaign}.csv has no rows of {asked.twin}{seeds}")
+    print(table(found, asked.metric))
 
 
 if __name__ == "__main__":

@@ -116,6 +116,8 @@ def main() -> None:
     deadline = time.monotonic() + asked.budget
     _, plan = read_plan(asked.plan)
     planned = [run for run in plan if asked.only in run.name]
+    if not planned:
+        parser.error(f"--only={asked.only}: no run of the plan has that in its name; --list names all")
     open_runs = missing(planned, asked.results)
     if asked.list:
         for run in planned:

@@ -249,6 +249,19 @@ def test_list_and_unknown_names(tiny_plan):
     unknown = reproduce(tiny_plan, "tiny/nothing/0")
     assert unknown.returncode == 2
     assert "not in the plan" in unknown.stderr
+    none = reproduce(tiny_plan, "--missing", "--only", "nothing")
+    assert none.returncode == 2
+    assert "--only=nothing: no run" in none.stderr
+
+
+@pytest.mark.parametrize("flags", [["nothing"], ["digits_loop", "--twin", "nothing"], ["digits_loop", "--seeds", "99"]])
+def test_a_comparison_of_no_rows_is_refused(flags, monkeypatch, capsys):
+    import iso_accuracy
+
+    monkeypatch.setattr(sys, "argv", ["iso_accuracy.py", *flags])
+    with pytest.raises(SystemExit, match="2"):
+        iso_accuracy.main()
+    assert "has no rows of" in capsys.readouterr().err
 
 
 def test_figure_shows_each_recipe_beside_its_own_twin(tmp_path):
