@@ -68,6 +68,7 @@ class Queue:
         self, runs: list[Run], anew: set[str], plan: list[Run], results: Path, flags: tuple[list[str], list[str]]
     ) -> None:
         self.runs, self.anew, self.plan, self.results, self.flags = list(runs), anew, plan, results, flags
+        self._for_checkpoint: set[str] = set()  # the names of those that are trained because another needs them
 
     def command(self, run: Run) -> list[str]:
         """The command line of a run."""
@@ -76,23 +77,35 @@ class Queue:
     def take(self) -> tuple[Run, FileLock] | None:
         """A run that can be made and that no other process makes, with its lock; None if there is none at present.
 
-        Raises:
-            SystemExit: if a run needs the checkpoint of one that nobody makes.
+        Rows travel with the repository and checkpoints do not: a run whose checkpoint is needed and is not here is
+        trained once more, whether or not it has its row.
         """
+        needed: list[Run] = []
         for run in list(self.runs):
             lock = lock_of(run)
             if not lock.acquire(wait=False):
                 continue
             lacking = [other for other in needed_by(run, self.plan) if not self._is_there(other)]
-            made = run.name not in self.anew and not missing([run], self.results)  # by another meanwhile
+            made = self._is_made(run)  # by another process meanwhile
             if made or not lacking:
                 self.runs.remove(run)
             if not made and not lacking:
                 return run, lock
             lock.close()
-            if not made and not any(is_held(lock_of(other)) for other in lacking):
-                raise SystemExit(f"reproduce: {run.name} needs the checkpoint of {lacking[0].name}: run that one first")
-        return None
+            if not made:
+                needed += [other for other in lacking if other not in [*self.runs, *needed]]
+        needed = [run for run in needed if not is_held(lock_of(run))]
+        if not needed:
+            return None
+        print(f"=== {', '.join(run.name for run in needed)}: a checkpoint that others need", flush=True)
+        self.runs = needed + self.runs
+        self._for_checkpoint |= {run.name for run in needed}
+        return self.take()
+
+    def _is_made(self, run: Run) -> bool:
+        if run.name in self._for_checkpoint:
+            return self._is_there(run)
+        return run.name not in self.anew and not missing([run], self.results)
 
     def _is_there(self, run: Run) -> bool:
         """Whether its best checkpoint is final: there is one long before training ends."""
@@ -173,7 +186,7 @@ def make(
     print(f"=== {run.name} ({more} more): spikesparse {' '.join(words)}", flush=True)
     if not train(words, seconds_left, anew, lock, stop):
         return False
-    finish(run, words, folder, asked.results, asked.keep)
+    finish(run, words, folder, asked.results, asked.keep and anew)
     return True
 
 

@@ -1,6 +1,7 @@
 """The plan of runs, the script that makes them, and the statistics of iso-accuracy."""
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,15 @@ def test_missing_rows_are_made_once_and_a_stopped_run_goes_on(tiny_plan):
     assert f"accuracy_test {rows[0]['accuracy_test']}   kept row: {rows[0]['accuracy_test']}" in again.stdout
     assert f"spikes_per_image {rows[0]['spikes_per_image']}   kept" in again.stdout
     assert len(list(Path("runs").glob("digits-*/seed0-earlier1"))) >= 1
+    # A fresh checkout has the rows that were kept, and no checkpoint.
+    shutil.rmtree("runs")
+    kept = Path("kept/tiny.csv").read_text()
+    Path("kept/tiny.csv").write_text("".join(kept.splitlines(keepends=True)[:2]))
+    elsewhere = reproduce(tiny_plan, "--missing")
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert "=== tiny/twin/0: a checkpoint that others need" in elsewhere.stdout
+    assert "2 of 2 rows are there" in elsewhere.stdout
+    assert Path("kept/tiny.csv").read_text().splitlines()[1] == kept.splitlines()[1]
 
 
 @pytest.mark.slow
@@ -219,6 +229,31 @@ def test_two_processes_share_the_runs(tiny_plan):
         assert len(list(csv.DictReader(file))) == 4
 
 
+def test_a_checkpoint_that_is_needed_is_made_even_if_its_row_is_there(tiny_plan, tmp_path, monkeypatch):
+    from making import folder_of
+    from plan import COLUMNS, add_row, read_plan
+    from reproduce import Queue
+
+    monkeypatch.chdir(tmp_path)
+    twin, quiet = plan = read_plan(tiny_plan)[1]
+    add_row("tiny", dict.fromkeys(COLUMNS, "") | {"recipe": "twin", "seed": 0}, np.ones(3, bool), tmp_path)
+    queue = Queue([quiet], set(), plan, tmp_path, ([], []))
+    other = Queue([quiet], set(), plan, tmp_path, ([], []))
+    run, lock = queue.take()
+    assert (run, queue.runs) == (twin, [quiet])
+    assert other.take() is None  # while the first makes it
+    folder = folder_of(queue.command(twin), 0)
+    folder.mkdir(parents=True)
+    (folder / "result.json").touch()
+    lock.close()
+    run, lock = queue.take()
+    assert run == quiet
+    lock.close()
+    run, lock = other.take()
+    assert run == quiet
+    lock.close()
+
+
 def test_a_run_waits_for_the_one_it_starts_from_while_another_process_makes_that(tiny_plan, tmp_path, monkeypatch):
     from making import folder_of, lock_of
     from plan import read_plan
@@ -229,8 +264,6 @@ def test_a_run_waits_for_the_one_it_starts_from_while_another_process_makes_that
     queue = Queue([quiet], set(), plan, tmp_path, ([], []))
     with lock_of(twin):
         assert queue.take() is None
-    with pytest.raises(SystemExit, match="tiny/quiet/0 needs the checkpoint of tiny/twin/0"):
-        queue.take()
     folder = folder_of(queue.command(twin), 0)
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints/best.ckpt").touch()  # of an epoch that is not the last
