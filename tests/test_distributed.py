@@ -18,6 +18,7 @@ from torch import nn
 
 from float64_run import network, save_images, train
 from spikesparse import CIFAR10DataModule, SpikingClassifier, SpikingVGG
+from spikesparse.early_exit import EarlyExit
 from spikesparse.errors import UserError
 from spikesparse.metrics import Energy, SpikeRate, SynapticOperations
 from spikesparse.nn import LIF, LayerSizes, SpikeTally
@@ -77,9 +78,9 @@ class KeepBill(Callback):
         (self.folder / f"{trainer.world_size}-{trainer.global_rank}.pkl").write_bytes(pickle.dumps(whole))
 
 
-@pytest.mark.parametrize("count", [101, 100, 1])
-def test_two_processes_count_what_one_counts(tmp_path, count):
-    """An odd number is not padded; of one image, the second process gets none."""
+@pytest.mark.parametrize(("count", "confidence"), [(101, None), (100, None), (1, None), (101, 0.64), (1, 0.64)])
+def test_two_processes_count_what_one_counts(tmp_path, count, confidence):
+    """An odd number is not padded; of one image, the second process gets none; some images exit early."""
     quiet()
     rng = np.random.default_rng(0)
     arrays = {}
@@ -102,11 +103,15 @@ def test_two_processes_count_what_one_counts(tmp_path, count):
             callbacks=[KeepBill(tmp_path)],
             **dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False),
         )
-        trainer.test(SpikingClassifier(net), data, verbose=False)
+        trainer.test(SpikingClassifier(net, early_exit=EarlyExit(confidence)), data, verbose=False)
     one, *two = (pickle.loads((tmp_path / f"{name}.pkl").read_bytes()) for name in ("1-0", "2-0", "2-1"))
     assert two == [one, one]
     bill = one[0]
-    assert (bill.images, bill.steps) == (count, 3 * count)
+    assert bill.images == count
+    if confidence is None:
+        assert bill.steps == 3 * count
+    elif count > 1:
+        assert count < bill.steps < 3 * count
     assert bill.neuron_spikes is not None
     assert 0 < bill.nonzero_synops["fc1"] < bill.synops["fc1"]
     assert bill.input_spikes > 0

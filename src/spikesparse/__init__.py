@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spikesparse.data import CIFAR10DataModule as CIFAR10DataModule
     from spikesparse.distillation import Distillation as Distillation
+    from spikesparse.early_exit import EarlyExit as EarlyExit
     from spikesparse.encoding import DirectEncoder as DirectEncoder
     from spikesparse.encoding import Encoder as Encoder
     from spikesparse.encoding import PoissonEncoder as PoissonEncoder
@@ -36,6 +37,7 @@ _PUBLIC = {
     "CIFAR10DataModule": "data",
     "DirectEncoder": "encoding",
     "Distillation": "distillation",
+    "EarlyExit": "early_exit",
     "Encoder": "encoding",
     "Energy": "metrics",
     "IF": "nn",

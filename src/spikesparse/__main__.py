@@ -4,6 +4,7 @@ spikesparse train --config configs/experiment/digits.yaml      fit, test the bes
 spikesparse compare --config configs/experiment/digits.yaml    that, and its accuracy-only twin, side by side
 spikesparse fit | validate | test | predict ...                Lightning's own; each has --help and --print_config
 spikesparse report RUN [RUN ...]                               finished runs side by side, as one HTML file
+spikesparse exits RUN                                          accuracy and spikes at each confidence of early exit
 spikesparse pareto --config FILE --trials 24 --workers 2       search for accurate and quiet networks; the front
 spikesparse convert FOLDER OUT.npz                             a folder of images as one file
 
@@ -47,6 +48,10 @@ def _command(name: str) -> Callable[[list[str]], object] | None:
         from spikesparse.report.command import main as report
 
         return report
+    if name == "exits":
+        from spikesparse.exit_curve import main as exits
+
+        return exits
     if name == "pareto":
         from spikesparse.search.command import main as pareto
 
@@ -94,7 +99,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         command = _command(args[0])
         if command is None:
-            known = "train, compare, fit, validate, test, predict, report, pareto, convert"
+            known = "train, compare, fit, validate, test, predict, report, exits, pareto, convert"
             raise UserError(f"{args[0]!r} is no subcommand. There are: {known}.")
         quiet()
         if args[0] == "report":

@@ -26,11 +26,10 @@ def write_bill(folder: Path, bill: SpikeBill, energy: EnergyConstants, about: di
         energy: what the operations cost.
         about: what the counts were taken on and how: split, checkpoint, command, versions.
     """
-    timesteps = bill.steps / max(1, bill.images)  # not whole if the images had different numbers of steps
     header = {
         **about,
         "images": bill.images,
-        "timesteps": int(timesteps) if timesteps.is_integer() else timesteps,
+        "timesteps": bill.timesteps,
         "accumulate_pj": energy.accumulate_pj,
         "multiply_accumulate_pj": energy.multiply_accumulate_pj,
     }

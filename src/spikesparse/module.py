@@ -18,12 +18,14 @@ from spikesparse.callbacks import NonFiniteGuard, SilentLayers
 from spikesparse.checkpoints import check_state_dict, read_checkpoint
 from spikesparse.data.loading import Batch
 from spikesparse.distillation import Distillation, load_teacher, logits_of
+from spikesparse.early_exit import EarlyExit
 from spikesparse.errors import UserError, choose
 from spikesparse.interruption import Interruption
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import SpikingNetwork, SpikingOutput
 from spikesparse.nn.network import output_of
+from spikesparse.own import path_of
 from spikesparse.process_state import ProcessState
 from spikesparse.settings_errors import SettingsErrors
 from spikesparse.sparsity import Penalty, SpikePenalty
@@ -31,6 +33,7 @@ from spikesparse.sparsity.penalty import penalty_of
 from spikesparse.sync_batchnorm import honour_sync_batchnorm
 
 LOSSES = ("cross_entropy", "squared_error")
+LOSS_STEPS = ("last", "each")
 #: How the network is compiled for training: not at all, or in one of torch.compile's modes.
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 
@@ -52,16 +55,21 @@ class SpikingClassifier(LightningModule):
         loss: "cross_entropy", or "squared_error": against one-hot targets, summed over classes (Lee et al. 2020 sum
             it over the batch as well; here it is the mean, so that the learning rate does not hang on the batch).
         label_smoothing: of the cross-entropy.
+        loss_steps: "last" takes the loss of the logits after all T steps; "each", the mean of the losses after 1, 2,
+            ..., T steps, so that early logits are worth something too (after Deng et al. 2022, arXiv 2202.11946, who
+            take each step's output alone). In training only; what is logged of training is that loss.
         penalty: what a spike costs, any module that makes a scalar of a tally; None is
             :class:`spikesparse.SpikePenalty` by spikes.
         energy: what an accumulate and a multiply-accumulate cost, for the energy that is reported.
         distillation: learn from a trained network's logits too.
+        early_exit: when evaluation is done with an image; the default runs all T steps.
         init_from: a checkpoint whose weights to start from; nothing else of it is used.
         compile: compile the network's training pass by torch.compile in that mode; "reduce-overhead" records CUDA
             graphs. "off" is the same training without the minute that it takes, and with other masks of dropout.
 
     Raises:
-        UserError: for an unknown loss or mode, or an ``init_from`` of another architecture.
+        UserError: for an unknown loss or mode, an ``init_from`` of another architecture, or a network that lacks what
+            ``loss_steps`` or ``early_exit`` needs.
     """
 
     sparsity_weight: float
@@ -73,9 +81,11 @@ class SpikingClassifier(LightningModule):
         scheduler: LRSchedulerCallable | None = None,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
+        loss_steps: str = "last",
         penalty: Penalty | None = None,
         energy: EnergyConstants = EnergyConstants(),  # noqa: B008 (frozen)
         distillation: Distillation = Distillation(),  # noqa: B008 (frozen)
+        early_exit: EarlyExit = EarlyExit(),  # noqa: B008 (frozen)
         init_from: str | None = None,
         compile: str = "off",
     ) -> None:
@@ -86,12 +96,13 @@ class SpikingClassifier(LightningModule):
         if not 0.0 <= label_smoothing < 1.0:
             raise UserError(f"--model.label_smoothing={label_smoothing}: it must lie in [0, 1); 0 is none.")
         self.label_smoothing = label_smoothing
+        self.loss_steps = choose("steps", loss_steps, LOSS_STEPS, "--model.loss_steps")
         self.compile_mode = choose("mode", compile, COMPILE, "--model.compile")
         self._trained_forward: Callable[..., Any] | None = None  # compiled, while fitting
         self.penalty = penalty or SpikePenalty()
         self.sparsity_weight = 0.0
         self.energy = energy
-        self.distillation = distillation
+        self.distillation, self.early_exit = distillation, early_exit
         self._teacher: list[nn.Module] = []  # in a list, so that no checkpoint and no optimizer holds its weights
         self.measured: dict[str, float] = {}  # the newest logged values in full precision, for the tables
         self.bills: dict[str, SpikeBill] = {}  # the newest of each split
@@ -170,22 +181,24 @@ class SpikingClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Loss of a batch."""
-        output, task, sparsity = self._losses(batch, "train")
+        output = self(batch.images)
+        task, sparsity = self._trained_loss(batch, output), penalty_of(self.penalty, output.tally)
+        self._metrics("train").update(output, batch.labels, task, sparsity)
         # At lambda 0 the penalty is only watched: no gradient of zeros is sent through the network.
         weighted = self.sparsity_weight * sparsity.to(task.dtype) if self.sparsity_weight else 0.0
         return {"loss": task + weighted, "tally": output.tally.detach()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure a batch; returns its task loss."""
-        return {"loss": self._losses(batch, "val")[1]}
+        """Measure a batch."""
+        return self._measured(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Measure a batch; returns what :meth:`predict_step` does."""
-        return _predictions(batch, self._losses(batch, "test")[0])
+        return self._measured(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Index, label, predicted class, confidence (its softmax probability) and spikes of every image."""
-        return _predictions(batch, self(batch.images))
+        """Index, label, predicted class, confidence (its softmax probability), spikes and steps of every image."""
+        return self._measured(batch, None)
 
     def on_train_epoch_end(self) -> None:
         """Log the training split."""
@@ -207,19 +220,39 @@ class SpikingClassifier(LightningModule):
         """Refuse another architecture's weights before anything is loaded."""
         check_state_dict(checkpoint["state_dict"], self.state_dict(), f"--ckpt_path={self.trainer.ckpt_path}")
 
-    def _losses(self, batch: Batch, split: str) -> tuple[SpikingOutput, Tensor, Tensor]:
-        output = self(batch.images, record=None if split == "train" else "neurons")
+    def _trained_loss(self, batch: Batch, output: SpikingOutput) -> Tensor:
+        logits, labels, times = output.logits, batch.labels, 1
+        if self.loss_steps == "each":
+            if output.step_logits is None:
+                raise UserError(
+                    f"--model.loss_steps=each: {path_of(self.net)} returns no step_logits; see docs/own_network.md."
+                )
+            logits, times = output.step_logits.flatten(0, 1), len(output.step_logits)
+        task = self._task_loss(logits, labels.repeat(times))
+        if self._teacher:
+            taught = logits_of(self._teacher[0], batch.images.to(self.dtype)).repeat(times, 1)
+            task = self.distillation.loss(task, logits, taught)
+        return task
+
+    def _task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.loss == "cross_entropy":
-            task = F.cross_entropy(output.logits, batch.labels, label_smoothing=self.label_smoothing)
-        else:
-            target = F.one_hot(batch.labels, output.logits.shape[1]).to(output.logits.dtype)
-            task = (output.logits - target).square().sum(1).mean()
-        if split == "train" and self._teacher:
-            taught = logits_of(self._teacher[0], batch.images.to(self.dtype))
-            task = self.distillation.loss(task, output.logits, taught)
-        sparsity = penalty_of(self.penalty, output.tally)
-        self._metrics(split).update(output, batch.labels, task, sparsity)
-        return output, task, sparsity
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        target = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        return (logits - target).square().sum(1).mean()
+
+    def _measured(self, batch: Batch, split: str | None) -> dict[str, Tensor]:
+        """Evaluate a batch; count it in a split's metrics, if one is named. What came of each image, in their order."""
+        record = {"record": "neurons"} if split and self._records else {}
+        order, rows = [], []
+        for of, output in self.early_exit.answers(self.net, batch.images.to(self.dtype), **record):
+            part = Batch(batch.images, *(column[of] for column in batch[1:]))
+            if split:
+                task, sparsity = self._task_loss(output.logits, part.labels), penalty_of(self.penalty, output.tally)
+                self._metrics(split).update(output, part.labels, task, sparsity)
+            order.append(of)
+            rows.append(_predictions(part, output))
+        places = torch.cat(order).argsort()
+        return {name: torch.cat([row[name] for row in rows])[places] for name in rows[0]}
 
     def _metrics(self, split: str) -> SplitMetrics:
         metrics = self.split_metrics[f"{split}_"]  # ModuleDict has a method "train" already
@@ -242,4 +275,5 @@ def _predictions(batch: Batch, output: SpikingOutput) -> dict[str, Tensor]:
         "predicted": predicted,
         "confidence": confidence,
         "spikes": output.tally.spikes.sum(0).to(torch.int64),
+        "steps": torch.full_like(predicted, output.tally.timesteps),
     }

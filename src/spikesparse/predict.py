@@ -14,11 +14,11 @@ from torch import Tensor
 from spikesparse.errors import UserError
 from spikesparse.whole_files import replace_file
 
-COLUMNS = ("index", "label", "predicted", "confidence", "spikes")
+COLUMNS = ("index", "label", "predicted", "confidence", "spikes", "steps")
 
 
 class PredictionWriter(Callback):
-    """Writes index, label, predicted, confidence and spikes of every image that `predict` or a test reads.
+    """Writes index, label, predicted, confidence, spikes and steps of every image that `predict` or a test reads.
 
     So two networks can be compared image by image. Several processes make one file, in the data's order. A folder of
     images has no labels, and its rows end with the file's name.

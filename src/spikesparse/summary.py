@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spikesparse import __version__
+from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.whole_files import replace_file
 
 
@@ -30,6 +31,7 @@ class RunResult:
         synops: synaptic operations.
         energy_uj: arithmetic energy in microjoules.
         ann_energy_uj: that of the same network without spikes.
+        timesteps: steps run: T, or fewer where early exit ended some images sooner.
     """
 
     split: str
@@ -39,12 +41,22 @@ class RunResult:
     synops: float
     energy_uj: float
     ann_energy_uj: float
+    timesteps: float
 
 
-def run_result(split: str, accuracy: float, rows: dict[str, dict[str, Any]]) -> RunResult:
-    """From the rows of a :class:`spikesparse.metrics.SpikeBill`."""
-    columns = ("spikes_per_image", "spike_rate", "synops_per_image", "energy_uj_per_image", "ann_energy_uj_per_image")
-    return RunResult(split, accuracy, *(rows["total"][column] for column in columns))
+def run_result(split: str, accuracy: float, bill: SpikeBill, energy: EnergyConstants) -> RunResult:
+    """From a split's accuracy and its bill."""
+    total = bill.rows(energy)["total"]
+    return RunResult(
+        split,
+        accuracy,
+        total["spikes_per_image"],
+        total["spike_rate"],
+        total["synops_per_image"],
+        total["energy_uj_per_image"],
+        total["ann_energy_uj_per_image"],
+        bill.timesteps,
+    )
 
 
 def machine() -> dict[str, Any]:
@@ -97,13 +109,14 @@ def load_result(path: Path) -> RunResult:
 
 
 def headline(result: RunResult) -> str:
-    """Accuracy and energy in a line."""
+    """Accuracy, steps if not all images ran as many, and energy in a line."""
     share = (
         result.energy_uj / result.ann_energy_uj if result.ann_energy_uj else 0.0
     )  # a MAC may be said to cost nothing
+    steps = "" if float(result.timesteps).is_integer() else f"   {result.timesteps:.2f} steps/image"
     return (
-        f"{result.split} accuracy {result.accuracy:.2%}   energy {result.energy_uj:.3g} uJ/image, {share:.1%} of the "
-        f"{result.ann_energy_uj:.3g} uJ that the same network without spikes spends"
+        f"{result.split} accuracy {result.accuracy:.2%}{steps}   energy {result.energy_uj:.3g} uJ/image, {share:.1%} "
+        f"of the {result.ann_energy_uj:.3g} uJ that the same network without spikes spends"
     )
 
 
@@ -114,6 +127,8 @@ def comparison_table(twin: RunResult, sparse: RunResult) -> Table:
         table.add_column(column, justify="left" if not column else "right")
     points = 100 * (sparse.accuracy - twin.accuracy)
     table.add_row(f"{twin.split} accuracy", f"{twin.accuracy:.2%}", f"{sparse.accuracy:.2%}", f"{points:+.2f} points")
+    if not float(sparse.timesteps).is_integer():
+        table.add_row("steps/image", f"{twin.timesteps:.4g}", f"{sparse.timesteps:.2f}", "")
     for text, before, after in (
         ("spikes/image", twin.spikes, sparse.spikes),
         ("SynOps/image", twin.synops, sparse.synops),

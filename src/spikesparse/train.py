@@ -141,7 +141,7 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -
         return None
     bill, energy = cli.model.bills["test"], cli.model.energy
     rows = bill.rows(energy)
-    result = run_result("test", cli.model.measured["accuracy/test"], rows)
+    result = run_result("test", cli.model.measured["accuracy/test"], bill, energy)
     _print(result, rows, title)
     if cli.run_folder is not None:
         path = cli.run_folder / RESULT
@@ -149,9 +149,7 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -
         tested = {"command": about["command"], "checkpoint": checkpoint, "split": "test", **machine()}
         if before.get("checkpoint") == checkpoint:  # a later test of the same weights keeps what training said
             about = {**about, **{key: before[key] for key in TRAINING if key in before}}
-        save_result(
-            result, path, {**machine(), **about, "checkpoint": checkpoint, "timesteps": cli.datamodule.timesteps}
-        )
+        save_result(result, path, {**machine(), **about, "checkpoint": checkpoint})
         write_bill(cli.run_folder, bill, energy, {**tested, "accuracy": result.accuracy})
         print(f"bill          {cli.run_folder}/{BILL_CSV} and {BILL_JSON}: every count, per layer, with definitions")
     return result

@@ -122,6 +122,12 @@ class SpikeBill:
             record["neuron_spikes"] = {name: list(islice(ahead, n)) for name, n in layers.neurons.items()}
         return cls(layers, images, steps, spiking_steps, input_spikes, macs, spikes, pooling_spikes, synops, **record)
 
+    @property
+    def timesteps(self) -> float:
+        """Steps an image, in the mean; an int, T, unless images had different numbers of steps."""
+        mean = self.steps / max(1, self.images)
+        return int(mean) if mean.is_integer() else mean
+
     def rate_percentile(self, layer: str, percent: float) -> float:
         """Spike rate that so many percent of a hidden layer's neurons do not exceed (nearest rank)."""
         assert self.neuron_spikes is not None

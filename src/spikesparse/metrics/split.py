@@ -53,6 +53,7 @@ class SplitMetrics(nn.Module):
         rows = bill.rows(self.energy)
         total = rows["total"]
         values |= {f"{tag}/{split}": total[column] for tag, column in TAGS.items() if total[column] is not None}
+        values[f"efficiency/timesteps/{split}"] = float(bill.timesteps)
         for name in bill.layers.synapses:
             row = rows[name]
             for tag, column in LAYER_TAGS.items():

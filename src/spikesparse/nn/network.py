@@ -26,13 +26,14 @@ class SpikingNetwork(Contract):
     among its arguments: the data module fills them in.
     """
 
-    def forward(self, x: Tensor, record: str | None = None) -> SpikingOutput:
+    def forward(self, x: Tensor, record: str | None = None, timesteps: int | None = None) -> SpikingOutput:
         """Input (T, B, C, H, W), or a constant current (B, C, H, W) -> logits and spike tally.
 
         Args:
             x: the input.
             record: "neurons" asks for spikes per neuron and operations over nonzero weights, "spikes" for the spikes
                 themselves as well (``tally.record``). Evaluation asks for it, training never does.
+            timesteps: T of a constant current, in place of the network's own. Early exit asks for it.
         """
         raise NotImplementedError
 
@@ -122,27 +123,28 @@ class SpikingStack(SpikingNetwork):
         self.layers = nn.ModuleDict(layers)
         self.sizes = LayerSizes(neurons, synapses, pooling_neurons, ann_macs)
 
-    def forward(self, x: Tensor, record: str | None = None) -> SpikingOutput:
+    def forward(self, x: Tensor, record: str | None = None, timesteps: int | None = None) -> SpikingOutput:
         """Logits and tally of spikes or currents per step (T, B, C, H, W), or of a constant current (B, C, H, W)."""
         if x.dim() not in (4, 5) or tuple(x.shape[-3:]) != self.input_shape:
             raise ValueError(
                 f"this network reads (T, B, {', '.join(map(str, self.input_shape))}), or (B, ...) as a constant "
                 f"current, not {tuple(x.shape)}"
             )
-        timesteps = self.timesteps if x.dim() == 4 else x.shape[0]
+        timesteps = x.shape[0] if x.dim() == 5 else timesteps or self.timesteps
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)  # and so all that follows
         counter = SpikeCounter(x, self.sizes, timesteps, record)
         for layer in self.layers.values():
             x = layer(x, timesteps, counter)
-        return SpikingOutput(self._read_out(x), counter.tally())
+        step_logits = self._read_out(x)
+        return SpikingOutput(step_logits[-1], counter.tally(), step_logits)
 
     def _read_out(self, x: Tensor) -> Tensor:
-        """(T, B, classes) -> (B, classes), in float32 (float64 if x is)."""
+        """The classifier's output in each step -> logits after each step; both (T, B, classes), in float32 (or 64)."""
         x = x if x.dtype == torch.float64 else x.float()
-        if self.readout == "mean":
-            return x.mean(0)
-        potential = torch.zeros_like(x[0])
-        for current in x:
-            potential = self.decay * potential + current
-        return potential / (self.threshold * len(x))
+        decay, unit = (1.0, 1.0) if self.readout == "mean" else (self.decay, self.threshold)
+        potential, after_each = torch.zeros_like(x[0]), []
+        for step, current in enumerate(x, 1):
+            potential = decay * potential + current
+            after_each.append(potential / (unit * step))
+        return torch.stack(after_each)

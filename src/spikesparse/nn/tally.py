@@ -88,8 +88,14 @@ class SpikeTally:
 
     def detach(self) -> SpikeTally:
         """The same counts without their graph."""
-        names = ("spikes", "synops", "macs", "input_spikes", "pooling_spikes")
-        return replace(self, **{name: getattr(self, name).detach() for name in names})
+        return replace(self, **{name: getattr(self, name).detach() for name in _COUNTS})
+
+    def of(self, images: Tensor) -> SpikeTally:
+        """The bill of some of the images, by a mask or by their places; without a record."""
+        return replace(self, record=None, **{name: getattr(self, name)[..., images] for name in _COUNTS})
+
+
+_COUNTS = ("spikes", "synops", "macs", "input_spikes", "pooling_spikes")
 
 
 @dataclass(frozen=True)
@@ -99,10 +105,13 @@ class SpikingOutput:
     Attributes:
         logits: (B, classes).
         tally: the spike bill of the batch.
+        step_logits: (T, B, classes): the logits had the network stopped after 1, 2, ..., T steps; the last are
+            ``logits``. None from a network that does not say. A loss of each step and early exit need them.
     """
 
     logits: Tensor
     tally: SpikeTally
+    step_logits: Tensor | None = None
 
 
 def count_events(x: Tensor, unit: float | None = None) -> Tensor:

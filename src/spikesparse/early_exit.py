@@ -1,0 +1,94 @@
+"""Early exit: an image is done as soon as the network is sure of it, and the steps that remain are not spent."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikesparse.errors import UserError
+from spikesparse.nn import SpikingOutput
+from spikesparse.nn.network import output_of
+from spikesparse.own import path_of
+
+_FLAG = "--model.early_exit.confidence"
+_PAGE = "docs/own_network.md"
+
+
+@dataclass(frozen=True)
+class EarlyExit:
+    """When evaluation is done with an image: by the network's confidence (SEENN-I of Li et al. 2023, arXiv 2304.01230).
+
+    Training runs all T steps all the same. Validation exits as a test does: so the best checkpoint is chosen, and a
+    budget kept, by what the network answers and spends once it is used.
+
+    Args:
+        confidence: an image is done after the first step at which the softmax of its logits so far gives one class at
+            least this much; None runs all T steps. It is a hyper-parameter: choose it on validation.
+
+    Raises:
+        UserError: for a confidence outside (0, 1].
+    """
+
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.confidence is not None and not 0.0 < self.confidence <= 1.0:
+            raise UserError(f"{_FLAG}={self.confidence}: it must lie in (0, 1]; 0.9 is usual, null runs all steps.")
+
+    def steps(self, step_logits: Tensor) -> Tensor:
+        """Steps that each image runs: int64 (B,), of logits after each step (T, B, classes)."""
+        assert self.confidence is not None
+        sure = step_logits.softmax(2).amax(2) >= self.confidence
+        sure[-1] = True
+        return sure.to(torch.uint8).argmax(0) + 1  # the first of several largest
+
+    def answers(self, net: Any, x: Tensor, **record: Any) -> list[tuple[Tensor, SpikingOutput]]:
+        """What a network makes of each image up to its exit, and what that costs: no step behind it is counted.
+
+        Args:
+            net: the network, in evaluation mode.
+            x: its input, (T, B, C, H, W) or a constant current (B, C, H, W).
+            record: handed on to its forward.
+
+        Returns:
+            Parts of the batch, one for each number of steps that occurs: which images (int64), and their output. Its
+            tally is one of so many steps.
+
+        Raises:
+            UserError: if the network cannot be stopped early.
+        """
+        images = torch.arange(x.shape[-4], device=x.device)
+        if self.confidence is None or not len(images):
+            return [(images, output_of(net, x, **record))]
+        step_logits = output_of(net, x).step_logits
+        if step_logits is None:
+            raise UserError(f"{_FLAG}={self.confidence}: {path_of(net)} returns no step_logits; see {_PAGE}.")
+        steps = self.steps(step_logits)  # later steps do not reach back, so stopping there is what was seen here
+        parts = []
+        for t in steps.unique().tolist():
+            of = images[steps == t]
+            parts.append((of, stopped_after(net, x.index_select(-4, of), t, **record)))
+        return parts
+
+
+def stopped_after(net: Any, x: Tensor, timesteps: int, **record: Any) -> SpikingOutput:
+    """What a network makes of the first steps of its input, and what they cost.
+
+    Args:
+        net: the network.
+        x: its input, (T, B, C, H, W) or a constant current (B, C, H, W).
+        timesteps: how many steps.
+        record: handed on to its forward.
+
+    Raises:
+        UserError: if the network runs a constant current for as many steps as it likes.
+    """
+    if x.dim() == 5:
+        return output_of(net, x[:timesteps], **record)
+    if "timesteps" not in inspect.signature(net.forward).parameters:
+        raise UserError(f"early exit: the forward of {path_of(net)} takes no `timesteps`; see {_PAGE}.")
+    return output_of(net, x, timesteps=timesteps, **record)

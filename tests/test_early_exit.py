@@ -1,0 +1,233 @@
+"""Early exit, and a loss that makes early logits worth something."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fitting import Losses, fit
+from spikesparse import SpikingClassifier, SpikingVGG
+from spikesparse.__main__ import main
+from spikesparse.cli import SpikeCLI
+from spikesparse.data.loading import Batch
+from spikesparse.distillation import Distillation
+from spikesparse.early_exit import EarlyExit
+from spikesparse.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
+T = 5
+
+
+def network(**settings):
+    torch.manual_seed(3)
+    net = SpikingVGG("6-P-F30", input_shape=(3, 8, 8), timesteps=T, num_classes=4, **settings)
+    with torch.no_grad():
+        for _ in range(40):  # statistics for its BatchNorm
+            net.train()(2 * torch.rand(64, 3, 8, 8))
+        net.layers["classifier"].weights.weight.mul_(5)  # so that it is sure of some images and not of others
+    return net.eval()
+
+
+def inputs(kind):
+    torch.manual_seed(4)
+    return 2 * torch.rand(30, 3, 8, 8) if kind == "constant" else (torch.rand(T, 30, 3, 8, 8) < 0.6).float()
+
+
+def stopped_after(net, x, t, image):
+    """The network run on one image, for t steps."""
+    with torch.no_grad():
+        return net(x[image, None], timesteps=t) if x.dim() == 4 else net(x[:t, image, None])
+
+
+@pytest.mark.parametrize("kind", ["constant", "spikes"])
+@pytest.mark.parametrize("settings", [{}, {"readout": "leaky", "decay": 0.7, "threshold": 0.8}], ids=["mean", "leaky"])
+def test_step_logits_are_those_of_a_network_that_stops_there(kind, settings):
+    net, x = network(**settings), inputs(kind)
+    with torch.no_grad():
+        output = net(x)
+    assert torch.equal(output.step_logits[-1], output.logits)
+    for t in range(1, T + 1):
+        alone = torch.cat([stopped_after(net, x, t, image).logits for image in range(30)])
+        assert torch.allclose(output.step_logits[t - 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_is_done_after_the_first_step_that_is_sure():
+    """Of two classes a logit d above the other has the probability 1 / (1 + exp(-d)): 0.88 for 2, 0.73 for 1."""
+    ahead = torch.tensor([[0.0, 2.0, 1.0], [1.0, 0.0, -2.0], [3.0, 0.0, 0.0]])  # step, image
+    step_logits = torch.stack([ahead, torch.zeros_like(ahead)], 2)
+    assert EarlyExit(0.85).steps(step_logits).tolist() == [3, 1, 2]
+    assert EarlyExit(0.7).steps(step_logits).tolist() == [2, 1, 1]
+    assert EarlyExit(0.99).steps(step_logits).tolist() == [3, 3, 3]
+    assert EarlyExit(0.5).steps(step_logits).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["constant", "spikes"])
+def test_answers_and_bill_are_those_of_each_image_run_step_by_step(kind):
+    net, x = network(), inputs(kind)
+    with torch.no_grad():
+        sure = net(x).step_logits.softmax(2).amax(2)
+        confidence = float(sure[1].quantile(0.7)) + 1e-4  # at no image's own, which rounding might put on either side
+        parts = EarlyExit(confidence).answers(net, x, record="neurons")
+    assert sorted(torch.cat([of for of, _ in parts]).tolist()) == list(range(30))
+    assert len(parts) > 2  # images of several numbers of steps
+    for of, output in parts:
+        for place, image in enumerate(of.tolist()):
+            for t in range(1, T + 1):
+                alone = stopped_after(net, x, t, image)
+                if alone.logits.softmax(1).max() >= confidence:
+                    break
+            assert output.tally.timesteps == t
+            assert torch.allclose(output.logits[place], alone.logits[0], rtol=1e-4, atol=1e-5)
+            for counts in ("spikes", "synops"):
+                assert torch.equal(getattr(output.tally, counts)[:, place], getattr(alone.tally, counts)[:, 0])
+            for counts in ("macs", "input_spikes"):
+                assert getattr(output.tally, counts)[place] == getattr(alone.tally, counts)[0]
+        assert sum(int(neurons.sum()) for neurons in output.tally.record.neurons.values()) == output.tally.spikes.sum()
+
+
+def test_without_confidence_or_images_the_network_runs_once():
+    net = network()
+    for exit, images in ((EarlyExit(), 3), (EarlyExit(0.5), 0)):
+        with torch.no_grad():
+            ((of, output),) = exit.answers(net, inputs("constant")[:images])
+        assert of.tolist() == list(range(images))
+        assert (len(output.logits), output.tally.timesteps) == (images, T)
+
+
+def test_a_run_reports_what_was_spent_up_to_the_exits(tiny_args):
+    args = [*tiny_args, "--model.early_exit.confidence=0.42", "--data.encoder=direct"]
+    assert main(["train", *args]) == 0
+    (folder,) = Path("runs").glob("*/seed0")
+    result, bill = (json.loads((folder / name).read_text()) for name in ("result.json", "bill.json"))
+    with (folder / "predictions_test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == list(range(12))
+    steps = [int(row["steps"]) for row in rows]
+    assert 1 <= min(steps) < max(steps) <= 3
+    assert all(float(row["confidence"]) >= 0.42 or row["steps"] == "3" for row in rows)
+    assert result["timesteps"] == bill["timesteps"] == pytest.approx(sum(steps) / 12)
+    total = bill["rows"]["total"]
+    assert total["spikes"] == sum(int(row["spikes"]) for row in rows)
+    assert result["accuracy"] == pytest.approx(sum(row["label"] == row["predicted"] for row in rows) / 12)
+    assert total["spike_rate"] == pytest.approx(total["spikes"] / (total["neurons"] * sum(steps)))
+    checkpoint = folder / "checkpoints/last.ckpt"
+    values = torch.load(checkpoint, weights_only=True)["measured"]
+    assert 1 <= values["efficiency/timesteps/val"] < 3
+    assert values["efficiency/timesteps/train"] == 3
+    # A flag stands above the checkpoint's setting.
+    assert main(["test", f"--ckpt_path={checkpoint}", "--model.early_exit.confidence=null"]) == 0
+    assert json.loads((folder / "result.json").read_text())["timesteps"] == 3
+
+
+def test_predictions_keep_the_order_of_the_images():
+    module = SpikingClassifier(network(), early_exit=EarlyExit(0.7))
+    batch = Batch(inputs("constant"), torch.arange(30) % 4, torch.arange(100, 130))
+    with torch.no_grad():
+        rows = module.predict_step(batch, 0)
+    assert rows["index"].tolist() == list(range(100, 130))
+    assert rows["label"].tolist() == [i % 4 for i in range(30)]
+    assert len(rows["steps"].unique()) > 2
+
+
+@pytest.mark.parametrize("confidence", [0.0, -1.0, 1.5, math.nan])
+def test_a_confidence_that_cannot_be_is_refused(confidence):
+    with pytest.raises(UserError, match=r"--model\.early_exit\.confidence="):
+        EarlyExit(confidence)
+
+
+# A loss of each step
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_loss_of_each_step_is_their_mean(loss):
+    module, labels = SpikingClassifier(network(), loss=loss, loss_steps="each").train(), torch.arange(30) % 4
+    output = module.training_step(Batch(inputs("constant"), labels, torch.arange(30)), 0)
+    with torch.no_grad():
+        step_logits = network().train()(inputs("constant")).step_logits.double()
+    if loss == "cross_entropy":
+        expected = -step_logits.log_softmax(2)[:, torch.arange(30), labels].mean()
+    else:
+        expected = (step_logits - F.one_hot(labels, 4)).square().sum(2).mean()
+    assert output["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_each_step_learns_from_the_teacher_too():
+    labels, x = torch.arange(30) % 4, inputs("constant")
+    teacher = network(decay=0.9)
+    module = SpikingClassifier(network(), loss_steps="each", distillation=Distillation("x", 0.3, 2.0)).train()
+    module._teacher = [teacher]
+    loss = module.training_step(Batch(x, labels, torch.arange(30)), 0)["loss"].item()
+    with torch.no_grad():
+        taught, step_logits = teacher(x).logits, network().train()(x).step_logits
+    of_each = [
+        Distillation("x", 0.3, 2.0).loss(F.cross_entropy(logits, labels), logits, taught) for logits in step_logits
+    ]
+    assert loss == pytest.approx(sum(each.item() for each in of_each) / T, rel=1e-5)
+
+
+def test_loss_of_the_one_step_is_the_last(tiny_args):
+    traces = []
+    for steps in ("each", "last"):
+        losses = Losses()
+        fit([*tiny_args, "--data.timesteps=1", "--trainer.max_epochs=2", f"--model.loss_steps={steps}"], losses)
+        traces.append(losses.values)
+    assert traces[0] == traces[1]
+    assert len(traces[0]) > 2
+
+
+def test_an_unknown_choice_of_steps_names_the_flag(tiny_args, capsys):
+    assert main(["fit", *tiny_args, "--model.loss_steps=first"]) == 2
+    assert "--model.loss_steps='first'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--model.loss_steps=each", "--model.early_exit.confidence=0.5"])
+def test_a_network_that_does_not_say_its_step_logits_is_refused(flag, tiny_args, capsys):
+    Path("mine.py").write_text(
+        "import spikesparse\n"
+        "class Silent(spikesparse.SpikingVGG):\n"
+        "    def __init__(self, num_classes, input_shape, timesteps):\n"
+        "        super().__init__('4', num_classes=num_classes, input_shape=input_shape, timesteps=timesteps)\n"
+        "    def forward(self, x):\n"
+        "        output = super().forward(x)\n"
+        "        return spikesparse.SpikingOutput(output.logits, output.tally)\n"
+    )
+    args = [arg for arg in tiny_args if "model.net" not in arg]
+    assert main(["fit", *args, "--allow-import=mine", "--model.net=mine.Silent", flag]) == 2
+    error = capsys.readouterr().err
+    assert flag.split("=")[0] in error
+    assert "mine.Silent" in error
+    assert "step_logits" in error
+
+
+# The curve of confidences
+
+
+def test_curve_has_what_validation_says_at_each_confidence(tiny_args):
+    fit([*tiny_args, "--data.encoder=direct"])
+    (folder,) = Path("runs").glob("*/seed0")
+    assert main(["exits", str(folder), "--confidence", "0.42", "0.38"]) == 0
+    with (folder / "exits_val.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["confidence"] for row in rows] == ["0.38", "0.42", ""]
+    for row in rows:
+        flag = f"--model.early_exit.confidence={row['confidence'] or 'null'}"
+        cli = SpikeCLI(["validate", f"--ckpt_path={folder}/checkpoints/best.ckpt", flag, "--trainer.accelerator=cpu"])
+        for column, tag in (
+            ("accuracy", "accuracy"),
+            ("timesteps", "efficiency/timesteps"),
+            ("spikes", "efficiency/spikes_per_image"),
+            ("synops", "efficiency/synops_per_image"),
+            ("energy_uj", "efficiency/energy_uj_per_image"),
+        ):
+            assert float(row[column]) == pytest.approx(cli.model.measured[f"{tag}/val"], rel=1e-12)
+    assert float(rows[0]["timesteps"]) < float(rows[2]["timesteps"]) == 3
+    assert (folder / "exits_val.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curve_of_no_run_is_refused(capsys):
+    assert main(["exits", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
