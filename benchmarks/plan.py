@@ -22,10 +22,10 @@ from spikesparse.search.locks import FileLock  # noqa: E402
 from spikesparse.whole_files import replace_file  # noqa: E402
 
 COLUMNS = [
-    *("recipe", "seed", "config", "architecture", "timesteps", "encoding", "train_images", "precision", "lambda_end"),
-    *("budget", "epochs", "epoch_of_best", "accuracy_val", "accuracy_test", "spikes_per_image", "spike_rate"),
-    *("synops_per_image", "first_layer_macs", "energy_uj_per_image", "fit_minutes", "hardware", "threads", "torch"),
-    *("lightning", "commit", "command"),
+    *("recipe", "seed", "config", "architecture", "timesteps", "steps_per_image", "encoding", "train_images"),
+    *("precision", "lambda_end", "budget", "epochs", "epoch_of_best", "accuracy_val", "accuracy_test"),
+    *("spikes_per_image", "spike_rate", "synops_per_image", "first_layer_macs", "energy_uj_per_image", "fit_minutes"),
+    *("hardware", "threads", "torch", "lightning", "commit", "command"),
 ]
 
 
@@ -114,6 +114,7 @@ def row_of(run: Run, folder: Path, command: list[str], minutes: float) -> dict[s
         "config": Path(run.arguments[2]).stem,
         "architecture": config["model"]["net"]["init_args"]["architecture"],
         "timesteps": config["data"]["timesteps"],
+        "steps_per_image": f"{result['timesteps']:.4g}",  # fewer under early exit
         "encoding": encoder if isinstance(encoder, str) else encoder["class_path"],
         "train_images": config["data"]["train_images"] or "all",
         "precision": config["trainer"]["precision"] or "32-true",

@@ -186,7 +186,7 @@ def test_an_unknown_choice_of_steps_names_the_flag(tiny_args, capsys):
 
 @pytest.mark.parametrize("flag", ["--model.loss_steps=each", "--model.early_exit.confidence=0.5"])
 def test_a_network_that_does_not_say_its_step_logits_is_refused(flag, tiny_args, capsys):
-    Path("mine.py").write_text(
+    Path("silent_net.py").write_text(
         "import spikesparse\n"
         "class Silent(spikesparse.SpikingVGG):\n"
         "    def __init__(self, num_classes, input_shape, timesteps):\n"
@@ -196,10 +196,10 @@ def test_a_network_that_does_not_say_its_step_logits_is_refused(flag, tiny_args,
         "        return spikesparse.SpikingOutput(output.logits, output.tally)\n"
     )
     args = [arg for arg in tiny_args if "model.net" not in arg]
-    assert main(["fit", *args, "--allow-import=mine", "--model.net=mine.Silent", flag]) == 2
+    assert main(["fit", *args, "--allow-import=silent_net", "--model.net=silent_net.Silent", flag]) == 2
     error = capsys.readouterr().err
     assert flag.split("=")[0] in error
-    assert "mine.Silent" in error
+    assert "silent_net.Silent" in error
     assert "step_logits" in error
 
 

@@ -189,16 +189,16 @@ class SpikingClassifier(LightningModule):
         return {"loss": task + weighted, "tally": output.tally.detach()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure a batch."""
-        return self._measured(batch, "val")
+        """Measure a batch; returns its task loss."""
+        return {"loss": self._measured(batch, "val")[1]}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Measure a batch; returns what :meth:`predict_step` does."""
-        return self._measured(batch, "test")
+        return self._measured(batch, "test")[0]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Index, label, predicted class, confidence (its softmax probability), spikes and steps of every image."""
-        return self._measured(batch, None)
+        return self._measured(batch, None)[0]
 
     def on_train_epoch_end(self) -> None:
         """Log the training split."""
@@ -240,19 +240,24 @@ class SpikingClassifier(LightningModule):
         target = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
         return (logits - target).square().sum(1).mean()
 
-    def _measured(self, batch: Batch, split: str | None) -> dict[str, Tensor]:
-        """Evaluate a batch; count it in a split's metrics, if one is named. What came of each image, in their order."""
+    def _measured(self, batch: Batch, split: str | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Evaluate a batch; count it in a split's metrics, if one is named.
+
+        Returns:
+            What came of each image, in the batch's order, and their mean task loss (0 if no split is named).
+        """
         record = {"record": "neurons"} if split and self._records else {}
-        order, rows = [], []
+        order, rows, loss = [], [], torch.zeros((), device=self.device)
         for of, output in self.early_exit.answers(self.net, batch.images.to(self.dtype), **record):
-            part = Batch(batch.images, *(column[of] for column in batch[1:]))
+            labels, indices = batch.labels[of], batch.indices[of]
             if split:
-                task, sparsity = self._task_loss(output.logits, part.labels), penalty_of(self.penalty, output.tally)
-                self._metrics(split).update(output, part.labels, task, sparsity)
+                task, sparsity = self._task_loss(output.logits, labels), penalty_of(self.penalty, output.tally)
+                self._metrics(split).update(output, labels, task, sparsity)
+                loss = loss + task * (len(of) / max(1, len(batch.labels)))
             order.append(of)
-            rows.append(_predictions(part, output))
+            rows.append(_predictions(labels, indices, output))
         places = torch.cat(order).argsort()
-        return {name: torch.cat([row[name] for row in rows])[places] for name in rows[0]}
+        return {name: torch.cat([row[name] for row in rows])[places] for name in rows[0]}, loss
 
     def _metrics(self, split: str) -> SplitMetrics:
         metrics = self.split_metrics[f"{split}_"]  # ModuleDict has a method "train" already
@@ -267,11 +272,11 @@ class SpikingClassifier(LightningModule):
         self.measured |= values
 
 
-def _predictions(batch: Batch, output: SpikingOutput) -> dict[str, Tensor]:
+def _predictions(labels: Tensor, indices: Tensor, output: SpikingOutput) -> dict[str, Tensor]:
     confidence, predicted = output.logits.softmax(1).max(1)
     return {
-        "index": batch.indices,
-        "label": batch.labels,
+        "index": indices,
+        "label": labels,
         "predicted": predicted,
         "confidence": confidence,
         "spikes": output.tally.spikes.sum(0).to(torch.int64),
