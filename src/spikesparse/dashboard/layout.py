@@ -53,6 +53,7 @@ def custom_scalars(layers: Sequence[str], weight_layers: Sequence[str]) -> dict[
                 "^efficiency/energy_uj_per_image/val$", "^efficiency/ann_energy_uj_per_image/val$"
             ),
             "energy as a share of the same network without spikes": lines("^efficiency/energy_over_ann/val$"),
+            "steps per image: fewer than T under early exit": lines("^efficiency/timesteps/val$"),
         },
         "Health": {
             "share of silent neurons": lines(*(f"^health/silent/{layer}/val$" for layer in layers)),
