@@ -142,23 +142,25 @@ def test_a_confidence_that_cannot_be_is_refused(confidence):
 # A loss of each step
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0])
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
-def test_loss_of_each_step_is_their_mean(loss):
-    module, labels = SpikingClassifier(network(), loss=loss, loss_steps="each").train(), torch.arange(30) % 4
+def test_loss_is_made_of_the_last_step_and_the_mean_of_all(loss, share):
+    module, labels = SpikingClassifier(network(), loss=loss, step_loss=share).train(), torch.arange(30) % 4
     output = module.training_step(Batch(inputs("constant"), labels, torch.arange(30)), 0)
     with torch.no_grad():
         step_logits = network().train()(inputs("constant")).step_logits.double()
     if loss == "cross_entropy":
-        expected = -step_logits.log_softmax(2)[:, torch.arange(30), labels].mean()
+        of_each = -step_logits.log_softmax(2)[:, torch.arange(30), labels].mean(1)
     else:
-        expected = (step_logits - F.one_hot(labels, 4)).square().sum(2).mean()
+        of_each = (step_logits - F.one_hot(labels, 4)).square().sum(2).mean(1)
+    expected = (1 - share) * of_each[-1] + share * of_each.mean()
     assert output["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_each_step_learns_from_the_teacher_too():
     labels, x = torch.arange(30) % 4, inputs("constant")
     teacher = network(decay=0.9)
-    module = SpikingClassifier(network(), loss_steps="each", distillation=Distillation("x", 0.3, 2.0)).train()
+    module = SpikingClassifier(network(), step_loss=1.0, distillation=Distillation("x", 0.3, 2.0)).train()
     module._teacher = [teacher]
     loss = module.training_step(Batch(x, labels, torch.arange(30)), 0)["loss"].item()
     with torch.no_grad():
@@ -171,20 +173,20 @@ def test_each_step_learns_from_the_teacher_too():
 
 def test_loss_of_the_one_step_is_the_last(tiny_args):
     traces = []
-    for steps in ("each", "last"):
+    for share in (0.5, 0.0):
         losses = Losses()
-        fit([*tiny_args, "--data.timesteps=1", "--trainer.max_epochs=2", f"--model.loss_steps={steps}"], losses)
+        fit([*tiny_args, "--data.timesteps=1", "--trainer.max_epochs=2", f"--model.step_loss={share}"], losses)
         traces.append(losses.values)
     assert traces[0] == traces[1]
     assert len(traces[0]) > 2
 
 
-def test_an_unknown_choice_of_steps_names_the_flag(tiny_args, capsys):
-    assert main(["fit", *tiny_args, "--model.loss_steps=first"]) == 2
-    assert "--model.loss_steps='first'" in capsys.readouterr().err
+def test_a_share_that_cannot_be_names_the_flag(tiny_args, capsys):
+    assert main(["fit", *tiny_args, "--model.step_loss=1.5"]) == 2
+    assert "--model.step_loss=1.5" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--model.loss_steps=each", "--model.early_exit.confidence=0.5"])
+@pytest.mark.parametrize("flag", ["--model.step_loss=0.5", "--model.early_exit.confidence=0.5"])
 def test_a_network_that_does_not_say_its_step_logits_is_refused(flag, tiny_args, capsys):
     Path("silent_net.py").write_text(
         "import spikesparse\n"

@@ -33,7 +33,6 @@ from spikesparse.sparsity.penalty import penalty_of
 from spikesparse.sync_batchnorm import honour_sync_batchnorm
 
 LOSSES = ("cross_entropy", "squared_error")
-LOSS_STEPS = ("last", "each")
 #: How the network is compiled for training: not at all, or in one of torch.compile's modes.
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 
@@ -55,9 +54,9 @@ class SpikingClassifier(LightningModule):
         loss: "cross_entropy", or "squared_error": against one-hot targets, summed over classes (Lee et al. 2020 sum
             it over the batch as well; here it is the mean, so that the learning rate does not hang on the batch).
         label_smoothing: of the cross-entropy.
-        loss_steps: "last" takes the loss of the logits after all T steps; "each", the mean of the losses after 1, 2,
-            ..., T steps, so that early logits are worth something too (after Deng et al. 2022, arXiv 2202.11946, who
-            take each step's output alone). In training only; what is logged of training is that loss.
+        step_loss: share, in [0, 1], of the mean of the losses after 1, 2, ..., T steps; the rest is the loss after T. It
+            makes early answers worth something (after Deng et al. 2022, arXiv 2202.11946, who take each step's output
+            by itself). In training only.
         penalty: what a spike costs, any module that makes a scalar of a tally; None is
             :class:`spikesparse.SpikePenalty` by spikes.
         energy: what an accumulate and a multiply-accumulate cost, for the energy that is reported.
@@ -69,7 +68,7 @@ class SpikingClassifier(LightningModule):
 
     Raises:
         UserError: for an unknown loss or mode, an ``init_from`` of another architecture, or a network that lacks what
-            ``loss_steps`` or ``early_exit`` needs.
+            ``step_loss`` or ``early_exit`` needs.
     """
 
     sparsity_weight: float
@@ -81,7 +80,7 @@ class SpikingClassifier(LightningModule):
         scheduler: LRSchedulerCallable | None = None,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
-        loss_steps: str = "last",
+        step_loss: float = 0.0,
         penalty: Penalty | None = None,
         energy: EnergyConstants = EnergyConstants(),  # noqa: B008 (frozen)
         distillation: Distillation = Distillation(),  # noqa: B008 (frozen)
@@ -96,7 +95,9 @@ class SpikingClassifier(LightningModule):
         if not 0.0 <= label_smoothing < 1.0:
             raise UserError(f"--model.label_smoothing={label_smoothing}: it must lie in [0, 1); 0 is none.")
         self.label_smoothing = label_smoothing
-        self.loss_steps = choose("steps", loss_steps, LOSS_STEPS, "--model.loss_steps")
+        if not 0.0 <= step_loss <= 1.0:
+            raise UserError(f"--model.step_loss={step_loss}: it must lie in [0, 1]; 0.5 is usual, 0 is off.")
+        self.step_loss = step_loss
         self.compile_mode = choose("mode", compile, COMPILE, "--model.compile")
         self._trained_forward: Callable[..., Any] | None = None  # compiled, while fitting
         self.penalty = penalty or SpikePenalty()
@@ -221,18 +222,23 @@ class SpikingClassifier(LightningModule):
         check_state_dict(checkpoint["state_dict"], self.state_dict(), f"--ckpt_path={self.trainer.ckpt_path}")
 
     def _trained_loss(self, batch: Batch, output: SpikingOutput) -> Tensor:
-        logits, labels, times = output.logits, batch.labels, 1
-        if self.loss_steps == "each":
-            if output.step_logits is None:
-                raise UserError(
-                    f"--model.loss_steps=each: {path_of(self.net)} returns no step_logits; see docs/own_network.md."
-                )
-            logits, times = output.step_logits.flatten(0, 1), len(output.step_logits)
-        task = self._task_loss(logits, labels.repeat(times))
-        if self._teacher:
-            taught = logits_of(self._teacher[0], batch.images.to(self.dtype)).repeat(times, 1)
-            task = self.distillation.loss(task, logits, taught)
-        return task
+        taught = logits_of(self._teacher[0], batch.images.to(self.dtype)) if self._teacher else None
+        last = self._taught_loss(output.logits, batch.labels, taught)
+        if not self.step_loss:
+            return last
+        if output.step_logits is None:
+            raise UserError(
+                f"--model.step_loss={self.step_loss}: {path_of(self.net)} returns no step_logits; see "
+                "docs/own_network.md."
+            )
+        steps = len(output.step_logits)
+        taught = None if taught is None else taught.repeat(steps, 1)
+        each = self._taught_loss(output.step_logits.flatten(0, 1), batch.labels.repeat(steps), taught)
+        return (1.0 - self.step_loss) * last + self.step_loss * each
+
+    def _taught_loss(self, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
+        task = self._task_loss(logits, labels)
+        return task if taught is None else self.distillation.loss(task, logits, taught)
 
     def _task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.loss == "cross_entropy":
