@@ -54,7 +54,7 @@ class SpikingClassifier(LightningModule):
         loss: "cross_entropy", or "squared_error": against one-hot targets, summed over classes (Lee et al. 2020 sum
             it over the batch as well; here it is the mean, so that the learning rate does not hang on the batch).
         label_smoothing: of the cross-entropy.
-        step_loss: share, in [0, 1], of the mean of the losses after 1, 2, ..., T steps; the rest is the loss after T. It
+        step_loss: share, in [0, 1], of the mean of the losses after 1, 2, ..., T steps; the rest is that after T. It
             makes early answers worth something (after Deng et al. 2022, arXiv 2202.11946, who take each step's output
             by itself). In training only.
         penalty: what a spike costs, any module that makes a scalar of a tally; None is
