@@ -31,10 +31,11 @@ class Line(NamedTuple):
     width: float = 1.2
 
 
-FULL, WIDE, STEPS, DIGITS = "#1f6feb", "#3d8b5f", "#8250df", "#8a8f98"
+FULL, EXIT, WIDE, STEPS, DIGITS = "#1f6feb", "#d1495b", "#3d8b5f", "#8250df", "#8a8f98"
 QUIET = ("quiet_70", "quiet_73", "quiet_85", "quiet_90")
 LINES = (
     Line("vgg7, a budget", "vgg7_iso", "twin", QUIET, "o", FULL, 2),
+    Line("vgg7, a budget and early exit", "vgg7_iso", "twin", ("exit_70", "exit_85"), "P", EXIT, 2),
     Line("vgg7, λ rising to 1", "vgg7_iso", "twin", ("linear_ramp",), "^", FULL, 2),
     Line("vgg7, λ = 1 throughout", "vgg7_iso", "twin", ("fixed_lambda",), "v", FULL, 2),
     Line("proxy, vgg7 from T=4", "width_proxy", "twin", ("quiet_70",), "s", WIDE),
