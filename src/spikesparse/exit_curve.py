@@ -6,28 +6,30 @@ import argparse
 import csv
 import io
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from pytorch_lightning import LightningModule, Trainer
 from rich.table import Table
+from torch import nn
 
-from spikesparse.data import CIFAR10DataModule
 from spikesparse.data.loading import Batch
 from spikesparse.early_exit import EarlyExit, stopped_after
-from spikesparse.errors import UserError
 from spikesparse.imports import split_allowed
 from spikesparse.load import load_run
-from spikesparse.metrics import SpikeCounts
-from spikesparse.module import SpikingClassifier
+from spikesparse.metrics import EnergyConstants, SpikeCounts
+from spikesparse.nn import SpikingNetwork
+from spikesparse.report.runs import mapping
+from spikesparse.settings_errors import SettingsErrors
 from spikesparse.summary import console
 from spikesparse.whole_files import replace_file
+from spikesparse.yaml_files import read_yaml
 
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 CSV, PNG = "exits_val.csv", "exits_val.png"
-_EVERY = 10.0  # seconds between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def main(args: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="spikesparse exits",
         description="Accuracy, steps, spikes, SynOps and energy of a trained run on its validation split, for several "
-        "confidences of early exit; in float32. A table, and a CSV and a figure in the run folder.",
+        "confidences of early exit, in the precision of its training. A table, and a CSV and a figure in the run "
+        "folder.",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="runs/<experiment>/seed<k>")
     parser.add_argument("--confidence", type=float, nargs="+", default=CONFIDENCES, help="(default: %(default)s)")
@@ -68,7 +71,17 @@ def main(args: list[str]) -> None:
     asked = parser.parse_args(rest)
     exits = [EarlyExit(confidence) for confidence in (*sorted(asked.confidence), None)]
     module, data = load_run(asked.run, allow_import=allowed)
-    rows = measure(module, data, exits)
+    curve = ExitCurve(module.net, exits, data.timesteps, module.energy)
+    with SettingsErrors():
+        trainer = Trainer(
+            devices=1,
+            precision=_precision_of(asked.run),
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+    trainer.validate(curve, data, verbose=False)
+    rows = curve.rows()
     text = io.StringIO()
     writer = csv.DictWriter(text, list(vars(rows[0])), lineterminator="\n")
     writer.writeheader()
@@ -79,49 +92,56 @@ def main(args: list[str]) -> None:
     print(f"{asked.run}/{CSV} and {PNG}; take one by --model.early_exit.confidence, in test, train or predict")
 
 
-@torch.no_grad()
-def measure(module: SpikingClassifier, data: CIFAR10DataModule, exits: list[EarlyExit]) -> list[Exits]:
-    """Run the validation split once for each number of steps, and see where each of ``exits`` would have stopped.
+class ExitCurve(LightningModule):
+    """Runs the validation split once for each number of steps, and sees where each of several exits would have stopped.
 
     Args:
-        module: trained, in evaluation mode.
-        data: its data module.
+        net: trained.
         exits: whose confidences to try.
-
-    Raises:
-        UserError: if the network cannot be stopped early.
+        timesteps: T.
+        energy: what an operation costs.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module.to(device)
-    data.setup("validate")
-    counts = [SpikeCounts().to(device) for _ in exits]
-    right = [0] * len(exits)
-    images, said = 0, time.monotonic()
-    batches = data.val_dataloader()
-    for number, raw in enumerate(batches, 1):
-        batch = data.encode(Batch(*(part.to(device) for part in raw)))
-        x = batch.images.to(module.dtype)
-        after = [stopped_after(module.net, x, t) for t in range(1, data.timesteps + 1)]
+
+    def __init__(self, net: SpikingNetwork, exits: list[EarlyExit], timesteps: int, energy: EnergyConstants) -> None:
+        super().__init__()
+        self.net, self.exits, self.timesteps, self.energy = net, exits, timesteps, energy
+        self.counts = nn.ModuleList(SpikeCounts() for _ in exits)
+        self.right, self.images = [0] * len(exits), 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch.
+
+        Raises:
+            UserError: if the network cannot be stopped early.
+        """
+        x = batch.images.to(next(self.net.parameters()).dtype)
+        after = [stopped_after(self.net, x, t) for t in range(1, self.timesteps + 1)]
         step_logits = torch.stack([output.logits for output in after])
-        for each, exit in enumerate(exits):
-            steps = exit.steps(step_logits) if exit.confidence else torch.full_like(batch.labels, data.timesteps)
+        for each, (exit, counts) in enumerate(zip(self.exits, self.counts, strict=True)):
+            assert isinstance(counts, SpikeCounts)
+            steps = exit.steps(step_logits) if exit.confidence else torch.full_like(batch.labels, self.timesteps)
             for t in steps.unique().tolist():
                 of, output = steps == t, after[t - 1]
-                counts[each].update(output.tally.of(of))
-                right[each] += int((output.logits.argmax(1) == batch.labels)[of].sum())
-        images += len(batch.labels)
-        if time.monotonic() - said > _EVERY:
-            print(f"batch {number}/{len(batches)}", flush=True)
-            said = time.monotonic()
-    if not images:
-        raise UserError("exits: the validation split has no images.")
-    rows = []
-    for exit, count, correct in zip(exits, counts, right, strict=True):
-        bill = count.bill()
-        total = bill.rows(module.energy)["total"]
-        spent = (total[f"{quantity}_per_image"] for quantity in ("spikes", "synops", "energy_uj"))
-        rows.append(Exits(exit.confidence, correct / images, bill.timesteps, *spent))
-    return rows
+                counts.update(output.tally.of(of))
+                self.right[each] += int((output.logits.argmax(1) == batch.labels)[of].sum())
+        self.images += len(batch.labels)
+
+    def rows(self) -> list[Exits]:
+        """What came of each of the exits."""
+        rows = []
+        for exit, counts, right in zip(self.exits, self.counts, self.right, strict=True):
+            assert isinstance(counts, SpikeCounts)
+            bill = counts.bill()
+            total = bill.rows(self.energy)["total"]
+            spent = [float(total[f"{quantity}_per_image"]) for quantity in ("spikes", "synops", "energy_uj")]
+            rows.append(Exits(exit.confidence, right / max(1, self.images), bill.timesteps, *spent))
+        return rows
+
+
+def _precision_of(folder: Path) -> Any:
+    path = folder / "config.yaml"
+    config = mapping(read_yaml(path, f"exits {path}")) if path.is_file() else {}
+    return mapping(config.get("trainer")).get("precision") or "32-true"
 
 
 def _table(rows: list[Exits], timesteps: int) -> Table:
@@ -141,7 +161,7 @@ def draw(rows: list[Exits], path: Path) -> None:
     """Accuracy against spikes, a point for each confidence, as a PNG.
 
     Args:
-        rows: of :func:`measure`, that of all steps last.
+        rows: of :class:`ExitCurve`, that of all steps last.
         path: where to.
     """
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
