@@ -185,4 +185,4 @@ def test_an_energy_that_cannot_be_names_the_flag(tiny_args, flag, capsys):
 
 
 def test_operations_that_cost_nothing_still_make_a_headline():
-    assert "0.0% of the 0 uJ" in headline(run_result("test", 0.5, BILL, EnergyConstants(1.0, 0.0)))
+    assert "0.0% of the 0 uJ" in headline(run_result("test", 0.5, BILL.timesteps, BILL.rows(EnergyConstants(1.0, 0.0))))

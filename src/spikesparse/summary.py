@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from spikesparse import __version__
-from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.whole_files import replace_file
 
 
@@ -44,9 +43,9 @@ class RunResult:
     timesteps: float
 
 
-def run_result(split: str, accuracy: float, bill: SpikeBill, energy: EnergyConstants) -> RunResult:
-    """From a split's accuracy and its bill."""
-    total = bill.rows(energy)["total"]
+def run_result(split: str, accuracy: float, timesteps: float, rows: dict[str, dict[str, Any]]) -> RunResult:
+    """From accuracy and steps, and the rows of a :class:`spikesparse.metrics.SpikeBill`."""
+    total = rows["total"]
     return RunResult(
         split,
         accuracy,
@@ -55,7 +54,7 @@ def run_result(split: str, accuracy: float, bill: SpikeBill, energy: EnergyConst
         total["synops_per_image"],
         total["energy_uj_per_image"],
         total["ann_energy_uj_per_image"],
-        bill.timesteps,
+        timesteps,
     )
 
 

@@ -141,7 +141,7 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -
         return None
     bill, energy = cli.model.bills["test"], cli.model.energy
     rows = bill.rows(energy)
-    result = run_result("test", cli.model.measured["accuracy/test"], bill, energy)
+    result = run_result("test", cli.model.measured["accuracy/test"], bill.timesteps, rows)
     _print(result, rows, title)
     if cli.run_folder is not None:
         path = cli.run_folder / RESULT

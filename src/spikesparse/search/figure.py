@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from spikesparse.search.published import ALLRED, SORBARO, SORBARO_FIRST_LAYER
+from spikesparse.whole_files import replace_file
 
 Row = dict[str, Any]
 _OURS, _TWIN, _FAINT, _ALLRED, _SORBARO = "#1f6feb", "#d1495b", "#b3b8c0", "#b26a00", "#3d8b5f"
@@ -69,9 +70,9 @@ def write_figure(table: list[Row], path: Path, title: str, cifar10: bool, split:
         )
         legend.get_title().set_color("#6a717b")
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        partial = path.with_name(f".{path.name}.partial")
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+        replace_file(path, png.getvalue())
 
 
 def _spikes(axes: Axes, done: list[Row], twin: Row | None) -> None:
