@@ -1,8 +1,10 @@
-"""Making a row of the plan: its command line, its training, and what is read from its run folder."""
+"""Making a row of the plan: its command lines, its training or early exits, and what is read from its run folder."""
 
 from __future__ import annotations
 
+import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,23 +66,70 @@ def folder_of(words: list[str], seed: int) -> Path:
     return Path("runs") / run_name(["fit", *words[1:]]) / f"seed{seed}"
 
 
-def train(words: list[str], seconds_left: float, fresh: bool, lock: FileLock, stop: threading.Event) -> bool:
+def train(words: list[str], fresh: bool, deadline: float, lock: FileLock, stop: threading.Event) -> bool:
     """Train and test, unless that is done, going on where it stopped; whether it came to its end.
-
-    The training holds the run's lock too: it outlives this process if that is killed.
 
     Args:
         words: the command line.
-        seconds_left: what it may take.
         fresh: begin anew.
+        deadline: as in :func:`call`, like the others.
         lock: of the run, held.
-        stop: once it is set, the training is stopped as if the time were over.
+        stop: ends it.
     """
     flags = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    return call([*words, *flags, *(["--fresh"] if fresh else [])], deadline, lock, stop)
+
+
+def exits_folder(run: Run, trained: Path) -> Path:
+    """Where a run of early exits lies: beside the run whose network it takes."""
+    return trained.parent.with_name(f"{trained.parent.name}-exits-{run.target:g}-{run.by}") / trained.name
+
+
+def take_exits(
+    run: Run, trained: Path, deadline: float, lock: FileLock, stop: threading.Event
+) -> dict[str, str] | None:
+    """Choose the early exits of a trained run on its validation split, and test them, in a folder of their own.
+
+    Args:
+        run: of early exits.
+        trained: the folder of the run whose network it takes.
+        deadline: as in :func:`call`, like the others.
+        lock: of the run, held.
+        stop: ends it.
+
+    Returns:
+        What the exits came to on the validation split, and the command; None if it did not come to its end.
+    """
+    folder = exits_folder(run, trained)
+    best = folder / "checkpoints/best.ckpt"
+    best.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(trained / "checkpoints/best.ckpt", best)
+    shutil.copyfile(trained / "config.yaml", folder / "config.yaml")
+    words = ["exits", str(folder), "--by", run.by, "--target", f"{run.target:g}"]
+    if not call(words, deadline, lock, stop):
+        return None
+    with (folder / "exits_val.csv").open(newline="") as file:
+        *_, chosen = csv.DictReader(file)
+    tested = ["test", f"--ckpt_path={best}", f"--model.early_exit.confidence={chosen['confidence']}"]
+    if not call([*tested, "--trainer.enable_progress_bar=false"], deadline, lock, stop):
+        return None
+    return {**chosen, "command": f"spikesparse {' '.join(words)}; spikesparse {' '.join(tested)}"}
+
+
+def call(words: list[str], deadline: float, lock: FileLock, stop: threading.Event) -> bool:
+    """Run ``spikesparse`` with these words; whether it came to its end.
+
+    It holds the run's lock too: it outlives this process if that is killed.
+
+    Args:
+        words: the command line.
+        deadline: of ``time.monotonic``; it is stopped then.
+        lock: of the run, held.
+        stop: once it is set, it is stopped as if the time were over.
+    """
     environment = {**ALLOCATOR, **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "spikesparse", *words, *flags, *(["--fresh"] if fresh else [])]
-    deadline = time.monotonic() + max(1.0, seconds_left)
+    command = [sys.executable, "-m", "spikesparse", *words]
     child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=[lock.fileno()])
     while child.poll() is None and time.monotonic() < deadline and not stop.is_set():
         with suppress(subprocess.TimeoutExpired):
@@ -100,9 +149,22 @@ def train(words: list[str], seconds_left: float, fresh: bool, lock: FileLock, st
     return True
 
 
-def finish(run: Run, words: list[str], folder: Path, results: Path, keep: bool) -> None:
-    """Say how a row came out, beside the one there was, and keep it."""
-    row = row_of(run, folder, words, (read_run(folder).seconds or 0.0) / 60)
+def finish(run: Run, words: list[str], exits: dict[str, str] | None, results: Path, keep: bool) -> None:
+    """Say how a row came out, beside the one there was, and keep it.
+
+    Args:
+        run: that was made.
+        words: the command line of its training, or of that whose network it takes.
+        exits: what :func:`take_exits` found, of a run of early exits.
+        results: the folder of the rows.
+        keep: put it in the place of the one there was.
+    """
+    trained = folder_of(words, run.seed)
+    folder = exits_folder(run, trained) if exits else trained
+    row = row_of(run, folder, words, (read_run(trained).seconds or 0.0) / 60)
+    if exits:
+        row |= {"budget": f"{run.target:g} {run.by}", "accuracy_val": f"{float(exits['accuracy']):.4f}"}
+        row |= {"command": exits["command"]}
     before = next(
         (r for r in rows_of(run.campaign, results) if (r["recipe"], int(r["seed"])) == (run.recipe, run.seed)), None
     )

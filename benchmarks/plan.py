@@ -38,12 +38,19 @@ class Run:
         recipe: its name.
         seed: of everything.
         arguments: of ``spikesparse``, without the data's and without checkpoints of other runs filled in.
+        exits_of: a recipe whose network it takes, untrained any further, with the early exits that its validation split
+            gives; ``arguments`` are that recipe's then.
+        target: spikes, or what ``by`` says, per image that these exits may spend.
+        by: "spikes" or "synops".
     """
 
     campaign: str
     recipe: str
     seed: int
     arguments: tuple[str, ...]
+    exits_of: str = ""
+    target: float = 0.0
+    by: str = "spikes"
 
     @property
     def name(self) -> str:
@@ -52,7 +59,9 @@ class Run:
 
     @property
     def needs(self) -> list[str]:
-        """The recipes whose checkpoints it starts or learns from."""
+        """The recipes whose checkpoints it takes, starts or learns from."""
+        if self.exits_of:
+            return [self.exits_of]
         return sorted({name for argument in self.arguments for name in re.findall(r"\{(\w+)\}", argument)})
 
 
@@ -66,18 +75,22 @@ def read_plan(path: Path = PLAN) -> tuple[dict[str, dict[str, Any]], list[Run]]:
     runs = []
     for campaign, about in campaigns.items():
         for seed in about["seeds"]:
-            known: set[str] = set()
+            known: dict[str, Run] = {}
             for recipe, flags in about["recipes"].items():
-                config = about["config"]
-                if flags and not flags[0].startswith("-"):  # a recipe with a configuration of its own
-                    config, flags = flags[0], flags[1:]
-                words = ("train", "--config", config, *about.get("flags", []), *flags, f"--seed_everything={seed}")
-                run = Run(campaign, recipe, seed, words)
-                if missing := set(run.needs) - known:
+                if isinstance(flags, dict):
+                    words = known[flags["exits_of"]].arguments if flags["exits_of"] in known else ()
+                    run = Run(campaign, recipe, seed, words, **flags)
+                else:
+                    config = about["config"]
+                    if flags and not flags[0].startswith("-"):  # a recipe with a configuration of its own
+                        config, flags = flags[0], flags[1:]
+                    words = ("train", "--config", config, *about.get("flags", []), *flags, f"--seed_everything={seed}")
+                    run = Run(campaign, recipe, seed, words)
+                if missing := set(run.needs) - set(known):
                     raise ValueError(
                         f"{path}: {run.name} needs {', '.join(sorted(missing))}, which must stand above it"
                     )
-                known.add(recipe)
+                known[recipe] = run
                 runs.append(run)
     return campaigns, runs
 

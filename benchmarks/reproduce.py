@@ -31,6 +31,7 @@ from making import (
     is_held,
     lock_of,
     needed_by,
+    take_exits,
     train,
 )
 from plan import PLAN, ROOT, Run, missing, read_plan
@@ -71,8 +72,11 @@ class Queue:
         self._for_checkpoint: set[str] = set()  # the names of those that are trained because another needs them
 
     def command(self, run: Run) -> list[str]:
-        """The command line of a run."""
-        return arguments_of(run, *self.flags, [other for other in self.plan if other.campaign == run.campaign])
+        """The command line of a run; of one of early exits, that of the run whose network it takes."""
+        campaign = [other for other in self.plan if other.campaign == run.campaign]
+        if run.exits_of:
+            (run,) = needed_by(run, campaign)
+        return arguments_of(run, *self.flags, campaign)
 
     def take(self) -> tuple[Run, FileLock] | None:
         """A run that can be made and that no other process makes, with its lock; None if there is none at present.
@@ -162,7 +166,7 @@ def main() -> None:
         run, lock = taken
         waited = False
         with closing(lock):
-            if not make(run, queue.command(run), left, lock, stop, asked, len(queue.runs)):
+            if not make(run, queue.command(run), deadline, lock, stop, asked, len(queue.runs)):
                 why = "stopped by a signal" if stop.is_set() else "the time is over"
                 print(f"=== {why}: {run.name} goes on from its last epoch the next time", flush=True)
                 break
@@ -175,18 +179,27 @@ def main() -> None:
 def make(
     run: Run,
     words: list[str],
-    seconds_left: float,
+    deadline: float,
     lock: FileLock,
     stop: threading.Event,
     asked: argparse.Namespace,
     more: int,
 ) -> bool:
     """Make a row, whose lock is held; whether it came to its end in time."""
-    folder, anew = folder_of(words, run.seed), run.name in asked.runs
-    print(f"=== {run.name} ({more} more): spikesparse {' '.join(words)}", flush=True)
-    if not train(words, seconds_left, anew, lock, stop):
+    anew, exits = run.name in asked.runs, None
+    what = (
+        f"early exits of {run.exits_of} at {run.target:g} {run.by}"
+        if run.exits_of
+        else f"spikesparse {' '.join(words)}"
+    )
+    print(f"=== {run.name} ({more} more): {what}", flush=True)
+    if run.exits_of:
+        exits = take_exits(run, folder_of(words, run.seed), deadline, lock, stop)
+        if exits is None:
+            return False
+    elif not train(words, anew, deadline, lock, stop):
         return False
-    finish(run, words, folder, asked.results, asked.keep and anew)
+    finish(run, words, exits, asked.results, asked.keep and anew)
     return True
 
 

@@ -17,6 +17,7 @@ from spikesparse.data.loading import Batch
 from spikesparse.distillation import Distillation
 from spikesparse.early_exit import EarlyExit
 from spikesparse.errors import UserError
+from spikesparse.load import load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 T = 5
@@ -133,7 +134,29 @@ def test_predictions_keep_the_order_of_the_images():
     assert len(rows["steps"].unique()) > 2
 
 
-@pytest.mark.parametrize("confidence", [0.0, -1.0, 1.5, math.nan])
+def test_each_step_may_have_a_confidence_of_its_own():
+    ahead = torch.tensor([[0.0, 2.0, 1.0], [1.0, 0.0, -2.0], [3.0, 0.0, 0.0]])  # as above
+    step_logits = torch.stack([ahead, torch.zeros_like(ahead)], 2)
+    assert EarlyExit([0.85, 0.7]).steps(step_logits).tolist() == [2, 1, 2]
+    assert EarlyExit([0.7, 0.99]).steps(step_logits).tolist() == [3, 1, 1]
+    assert EarlyExit([]).steps(step_logits[:1]).tolist() == [1, 1, 1]
+    assert EarlyExit(None).steps(step_logits).tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("confidences", [[0.5], [0.5, 0.6, 0.7], []])
+def test_as_many_confidences_as_do_not_go_with_the_steps_are_refused(confidences):
+    with pytest.raises(UserError, match=r"--model\.early_exit\.confidence=.*T=3 steps; one number is needed, or 2"):
+        EarlyExit(confidences).steps(torch.zeros(3, 1, 2))
+
+
+def test_confidences_of_each_step_come_from_the_command_line_and_back_from_a_checkpoint(tiny_args):
+    assert main(["fit", *tiny_args, "--model.early_exit.confidence=[0.5,0.4]"]) == 0
+    (folder,) = Path("runs").glob("*/seed0")
+    module, _ = load_run(folder)
+    assert module.early_exit == EarlyExit([0.5, 0.4])
+
+
+@pytest.mark.parametrize("confidence", [0.0, -1.0, 1.5, math.nan, [0.9, 0.0], [1.1]])
 def test_a_confidence_that_cannot_be_is_refused(confidence):
     with pytest.raises(UserError, match=r"--model\.early_exit\.confidence="):
         EarlyExit(confidence)
@@ -208,13 +231,17 @@ def test_a_network_that_does_not_say_its_step_logits_is_refused(flag, tiny_args,
 # The curve of confidences
 
 
-def test_curve_has_what_validation_says_at_each_confidence(tiny_args):
+def test_curve_has_what_validation_says_at_each_confidence(tiny_args, capsys):
     fit([*tiny_args, "--data.encoder=direct"])
     (folder,) = Path("runs").glob("*/seed0")
     assert main(["exits", str(folder), "--confidence", "0.42", "0.38"]) == 0
     with (folder / "exits_val.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["confidence"] for row in rows] == ["0.38", "0.42", ""]
+    assert [row["confidence"] for row in rows[:3]] == ["0.38", "0.42", ""]
+    assert all(row["confidence"].count(",") == 1 for row in rows[3:])  # after the first step of three and the second
+    for one, each in zip(rows[:2], rows[3:], strict=True):
+        assert float(each["spikes"]) <= float(one["spikes"])
+        assert float(each["accuracy"]) >= float(one["accuracy"])
     for row in rows:
         flag = f"--model.early_exit.confidence={row['confidence'] or 'null'}"
         cli = SpikeCLI(["validate", f"--ckpt_path={folder}/checkpoints/best.ckpt", flag, "--trainer.accelerator=cpu"])
@@ -228,6 +255,16 @@ def test_curve_has_what_validation_says_at_each_confidence(tiny_args):
             assert float(row[column]) == pytest.approx(cli.model.measured[f"{tag}/val"], rel=1e-12)
     assert float(rows[0]["timesteps"]) < float(rows[2]["timesteps"]) == 3
     assert (folder / "exits_val.png").read_bytes().startswith(b"\x89PNG")
+    # What one asks for
+    target = sum(float(rows[row]["synops"]) for row in (0, 2)) / 2
+    capsys.readouterr()
+    assert main(["exits", str(folder), "--by", "synops", "--target", str(target)]) == 0
+    with (folder / "exits_val.csv").open() as file:
+        *_, found = csv.DictReader(file)
+    assert float(found["synops"]) <= target
+    assert f"--model.early_exit.confidence={found['confidence']}" in capsys.readouterr().out
+    assert main(["exits", str(folder), "--target", "1"]) == 2
+    assert "--target 1: one step spends" in capsys.readouterr().err
 
 
 def test_curve_of_no_run_is_refused(capsys):

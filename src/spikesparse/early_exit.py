@@ -27,23 +27,37 @@ class EarlyExit:
 
     Args:
         confidence: an image is done after the first step at which the softmax of its logits so far gives one class at
-            least this much; None runs all T steps. It is a hyper-parameter: choose it on validation.
+            least this much; None runs all T steps. One number, or one for each step but the last: the later it is,
+            the less another step mends, and the less should be asked for. They are hyper-parameters: choose them on
+            validation (``spikesparse exits``).
 
     Raises:
         UserError: for a confidence outside (0, 1].
     """
 
-    confidence: float | None = None
+    confidence: float | list[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.confidence is not None and not 0.0 < self.confidence <= 1.0:
+        if not all(0.0 < each <= 1.0 for each in self._each(1)):
             raise UserError(f"{_FLAG}={self.confidence}: it must lie in (0, 1]; 0.9 is usual, null runs all steps.")
 
     def steps(self, step_logits: Tensor) -> Tensor:
-        """Steps that each image runs: int64 (B,), of logits after each step (T, B, classes)."""
-        assert self.confidence is not None
-        sure = step_logits.softmax(2).amax(2) >= self.confidence
-        sure[-1] = True
+        """Steps that each image runs: int64 (B,), of logits after each step (T, B, classes); T without a confidence.
+
+        Raises:
+            UserError: for as many confidences as do not go with T.
+        """
+        timesteps, images = step_logits.shape[:2]
+        if self.confidence is None:
+            return torch.full((images,), timesteps, device=step_logits.device)
+        needed = self._each(timesteps - 1)
+        if len(needed) != timesteps - 1:
+            raise UserError(
+                f"{_FLAG}={self.confidence}: {len(needed)} confidences for T={timesteps} steps; one number is needed, "
+                f"or {timesteps - 1}, one for each step but the last."
+            )
+        sure = confidence_of(step_logits)[:-1] >= step_logits.new_tensor(needed)[:, None]
+        sure = torch.cat([sure, sure.new_ones(1, images)])
         return sure.to(torch.uint8).argmax(0) + 1  # the first of several largest
 
     def answers(self, net: Any, x: Tensor, **record: Any) -> list[tuple[Tensor, SpikingOutput]]:
@@ -73,6 +87,17 @@ class EarlyExit:
             of = images[steps == t]
             parts.append((of, stopped_after(net, x.index_select(-4, of), t, **record)))
         return parts
+
+    def _each(self, steps: int) -> list[float]:
+        """The confidence after each of the first steps, as it was given."""
+        if self.confidence is None:
+            return []
+        return self.confidence if isinstance(self.confidence, list) else [self.confidence] * steps
+
+
+def confidence_of(logits: Tensor) -> Tensor:
+    """Softmax probability of the likeliest class: (..., classes) -> (...)."""
+    return logits.softmax(-1).amax(-1)
 
 
 def stopped_after(net: Any, x: Tensor, timesteps: int, **record: Any) -> SpikingOutput:

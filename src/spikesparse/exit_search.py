@@ -1,0 +1,137 @@
+"""Which confidences of early exit answer the most images right for what they spend, one for each step but the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Thresholds that are tried, 0.01 to 1. Finer ones would follow the noise of the images that they are chosen on.
+THRESHOLDS = [k / 100 for k in range(1, 101)]
+#: Prices of a network's whole work, in right answers an image, that are tried.
+_PRICES = torch.logspace(1, -3, 61, dtype=torch.float64).tolist()
+
+_Judge = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Confidences, and what came of them on the images that they were chosen on.
+
+    Attributes:
+        confidence: after each step but the last.
+        right: share of the images answered right.
+        spent: per image.
+    """
+
+    confidence: list[float]
+    right: float
+    spent: float
+
+
+class ExitSearch:
+    """Trades right answers against what is spent, on images whose answers after each step are known.
+
+    For a price mu the confidences are sought that make ``right - mu * spent`` the largest: one step's at a time, by
+    trying all, given those of the others, until none changes. Falling prices give a front. The best of it that a
+    budget allows is made better within the budget: there two steps that follow each other are tried together, since
+    what one of them is to spend more the other has to save.
+
+    Args:
+        confidence: (T - 1, N), of each image after each step but the last.
+        right: bool (T, N), is the answer after so many steps right?
+        spent: (T, N), spikes or operations up to each step: more with each.
+
+    Raises:
+        ValueError: without images.
+    """
+
+    def __init__(self, confidence: Tensor, right: Tensor, spent: Tensor) -> None:
+        if not right.numel():
+            raise ValueError("there are no images to choose confidences on")
+        # An image is done at the first k of the thresholds, counted from below.
+        self._done = torch.bucketize(confidence.contiguous(), confidence.new_tensor(THRESHOLDS), right=True)
+        self._right, self._spent = right.double(), spent.double()
+        steps = len(confidence)
+        settled = [0] * steps
+        starts = [[k] * steps for k in range(len(THRESHOLDS))]  # one confidence for all steps is a choice too
+        for price in _PRICES:
+            settled = self._settled(settled, _Priced(price / float(self._spent[-1].mean())))
+            starts.append(settled)
+        self._front = [(needed, *self._outcome(needed)) for needed in starts]
+
+    def within(self, most: float) -> Choice | None:
+        """The most right answers for at most so much per image; None if even one step spends more."""
+        allowed = [(right, -spent, needed) for needed, right, spent in self._front if spent <= most]
+        if not allowed:
+            return None
+        needed, before, judge = max(allowed)[2], None, _Allowed(most)
+        while needed != before:
+            before = needed = self._settled(needed, judge)
+            for step in range(len(needed) - 1):
+                needed = self._best_pair(needed, step, judge)
+        return Choice([THRESHOLDS[k] for k in needed], *self._outcome(needed))
+
+    def _settled(self, needed: list[int], judge: _Judge) -> list[int]:
+        """Move one step's threshold at a time to where the judge finds it best, until none moves."""
+        before, needed = None, list(needed)
+        while needed != before:
+            before = list(needed)
+            for step in reversed(range(len(needed))):
+                worth = judge(*self._outcomes(needed, step))
+                # On a tie it stays, and what differs by rounding alone is a tie: so this ends.
+                if worth.max() > worth[needed[step]] + 1e-12:
+                    needed[step] = int(worth.argmax())
+        return needed
+
+    def _best_pair(self, needed: list[int], step: int, judge: _Judge) -> list[int]:
+        """The best thresholds of a step and the next, those of the others being what they are."""
+        best, found = judge(*self._outcomes(needed, step))[needed[step]], needed
+        for k in range(len(THRESHOLDS)):
+            tried = [*needed[:step], k, *needed[step + 1 :]]
+            worth = judge(*self._outcomes(tried, step + 1))
+            if worth.max() > best + 1e-12:
+                best, found = worth.max(), [*tried[: step + 1], int(worth.argmax()), *tried[step + 2 :]]
+        return found
+
+    def _outcomes(self, needed: list[int], step: int) -> tuple[Tensor, Tensor]:
+        """Means of right and spent for every threshold of one step, those of the others being what they are."""
+        arrives = (self._done[:step] <= self._done.new_tensor(needed[:step])[:, None]).all(0)
+        found = []
+        for value in (self._right, self._spent):
+            goes_on = self._behind(needed, step, value)
+            gain = torch.where(arrives, value[step] - goes_on, 0.0)  # of stopping here
+            by_place = gain.new_zeros(len(THRESHOLDS) + 1).index_add_(0, self._done[step], gain)
+            stopped = by_place.flip(0).cumsum(0).flip(0)[1:]
+            base = torch.where(arrives, goes_on, self._behind(needed, -1, value)).mean()
+            found.append(base + stopped / len(arrives))
+        return found[0], found[1]
+
+    def _outcome(self, needed: list[int]) -> tuple[float, float]:
+        right, spent = (float(self._behind(needed, -1, value).mean()) for value in (self._right, self._spent))
+        return right, spent
+
+    def _behind(self, needed: list[int], step: int, value: Tensor) -> Tensor:
+        """What comes of each image if it goes on after a step."""
+        found = value[-1]
+        for later in reversed(range(step + 1, len(needed))):
+            found = torch.where(self._done[later] > needed[later], value[later], found)
+        return found
+
+
+@dataclass(frozen=True)
+class _Priced:
+    price: float
+
+    def __call__(self, right: Tensor, spent: Tensor) -> Tensor:
+        return right - self.price * spent
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    most: float
+
+    def __call__(self, right: Tensor, spent: Tensor) -> Tensor:
+        return torch.where(spent <= self.most, right, -torch.inf)

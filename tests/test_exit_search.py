@@ -1,0 +1,75 @@
+"""The search for confidences, against all that there are."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from spikesparse.exit_search import THRESHOLDS, ExitSearch
+
+T, N = 3, 400
+
+
+def images(seed):
+    """Networks that are right as often as they are sure, surer with each step, and spend more on some images."""
+    torch.manual_seed(seed)
+    confidence = (torch.rand(1, N) ** 0.5 * 0.6 + 0.3 * torch.rand(T, N).cumsum(0) / T + 0.1).clamp(0.01, 0.999)
+    right = torch.rand(T, N) < confidence
+    spent = (50 + 100 * torch.rand(T, N)).round().cumsum(0)
+    return confidence[:-1], right, spent
+
+
+def outcome(confidence, right, spent, thresholds):
+    """By a loop over images and steps."""
+    answers, cost = 0, 0.0
+    for image in range(right.shape[1]):
+        step = next((t for t, least in enumerate(thresholds) if confidence[t, image] >= least), len(thresholds))
+        answers += int(right[step, image])
+        cost += float(spent[step, image])
+    return answers / right.shape[1], cost / right.shape[1]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_is_found_keeps_to_the_budget_and_is_the_best_of_all(seed):
+    """All pairs of thresholds 0.02 apart; those found may lie between."""
+    confidence, right, spent = images(seed)
+    search = ExitSearch(confidence, right, spent)
+    coarse = THRESHOLDS[1::2]
+    done = torch.stack([confidence >= least for least in coarse])  # (thresholds, T - 1, N)
+    all_pairs = []
+    for first, second in product(range(len(coarse)), repeat=2):
+        steps = torch.where(done[first, 0], 0, torch.where(done[second, 1], 1, 2))[None]
+        all_pairs.append((right.gather(0, steps).double().mean().item(), spent.gather(0, steps).mean().item()))
+    for share in (0.4, 0.5, 0.6, 0.8, 1.0):
+        most = share * float(spent[-1].mean())
+        found = search.within(most)
+        assert (found.right, found.spent) == pytest.approx(outcome(confidence, right, spent, found.confidence))
+        assert found.spent <= most
+        best = max(answers for answers, cost in all_pairs if cost <= most)
+        assert found.right >= best - 1e-9
+        one = max(outcome(confidence, right, spent, [k] * (T - 1)) for k in (0.5, 0.6, 0.7, 0.8, 0.9))
+        assert found.right >= one[0] or one[1] > most
+
+
+def test_less_is_asked_for_where_another_step_mends_nothing():
+    """The second step's answers are the third's, so it should be the last; after the first, half are mended."""
+    confidence = torch.linspace(0.1, 0.9, N).repeat(2, 1)
+    right = torch.ones(3, N, dtype=torch.bool)
+    right[0, : N // 2] = False
+    found = ExitSearch(confidence, right, torch.tensor([[1.0], [2.0], [3.0]]).expand(3, N)).within(1.6)
+    assert found.right == 1.0
+    assert found.spent == pytest.approx(1.5, abs=0.02)  # the grid's step on 0.8 of confidence
+    assert 0.45 < found.confidence[0] <= 0.51
+    assert found.confidence[1] <= 0.1
+
+
+def test_a_network_of_one_step_and_a_budget_below_it():
+    search = ExitSearch(torch.empty(0, 2), torch.tensor([[True, False]]), torch.tensor([[3.0, 5.0]]))
+    assert search.within(4.0).confidence == []
+    assert (search.within(4.0).right, search.within(4.0).spent) == (0.5, 4.0)
+    assert search.within(3.9) is None
+
+
+def test_without_images_there_is_nothing_to_choose_on():
+    with pytest.raises(ValueError, match="no images"):
+        ExitSearch(torch.empty(2, 0), torch.empty(3, 0, dtype=torch.bool), torch.empty(3, 0))
