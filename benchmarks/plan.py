@@ -81,7 +81,7 @@ def read_plan(path: Path = PLAN) -> tuple[dict[str, dict[str, Any]], list[Run]]:
                     words = known[flags["exits_of"]].arguments if flags["exits_of"] in known else ()
                     run = Run(campaign, recipe, seed, words, **flags)
                 else:
-                    config = about["config"]
+                    config, flags = about["config"], _flat(flags)
                     if flags and not flags[0].startswith("-"):  # a recipe with a configuration of its own
                         config, flags = flags[0], flags[1:]
                     words = ("train", "--config", config, *about.get("flags", []), *flags, f"--seed_everything={seed}")
@@ -93,6 +93,11 @@ def read_plan(path: Path = PLAN) -> tuple[dict[str, dict[str, Any]], list[Run]]:
                 known[recipe] = run
                 runs.append(run)
     return campaigns, runs
+
+
+def _flat(flags: list[str | list[str]]) -> list[str]:
+    """A recipe's flags: those that several share are a list within it, by a YAML anchor."""
+    return [flag for part in flags for flag in (part if isinstance(part, list) else [part])]
 
 
 def rows_of(campaign: str, results: Path) -> list[dict[str, str]]:
