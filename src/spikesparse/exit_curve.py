@@ -97,8 +97,10 @@ def main(args: list[str]) -> None:
     write(rows + sought, asked.run / CSV)
     draw(rows, sought, asked.run / PNG)
     console().print(_table(rows, sought, data.timesteps))
-    print(f"{asked.run}/{CSV} and {PNG}; take one in test, train or predict:")
-    print(f"--model.early_exit.confidence={_flag(sought[-1] if asked.target else rows[len(rows) // 2])}")
+    print(f"files         {asked.run}/{CSV} and {PNG}")
+    best = "best" if (asked.run / "checkpoints/best.ckpt").is_file() else "last"
+    flag = f"--model.early_exit.confidence={_flag(sought[-1])}"
+    print(f"test it       spikesparse test --ckpt_path={asked.run}/checkpoints/{best}.ckpt {flag}")
 
 
 class ExitCurve(LightningModule):

@@ -216,6 +216,8 @@ def _say_what_is_next(args: list[str], cli: Any) -> None:
         files = ["config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", RESULT]
         there = [name for name in files if (cli.run_folder / name).is_file()]
         lines.append(f"files         {cli.run_folder}/: {', '.join(there)}")
+        if cli.model.step_loss:
+            lines.append(f"early exits   spikesparse exits {cli.run_folder}")
     lines.append("dashboard     make tensorboard   then open http://localhost:6006/#custom_scalars")
     lines.append(f"its twin      make compare EXPERIMENT={experiment}")
     if experiment == "digits":
