@@ -32,10 +32,11 @@ class Line(NamedTuple):
 
 
 FULL, EXIT, WIDE, STEPS, DIGITS = "#1f6feb", "#d1495b", "#3d8b5f", "#8250df", "#8a8f98"
-QUIET = ("quiet_70", "quiet_73", "quiet_85", "quiet_90")
+QUIET = ("quiet_70", "quiet_85")
+BY_STEP = ("by_step_70", "by_step_73", "by_step_85", "by_step_90")
 LINES = (
     Line("vgg7, a budget", "vgg7_iso", "twin", QUIET, "o", FULL, 2),
-    Line("vgg7, a budget and early exit", "vgg7_iso", "twin", ("exit_70", "exit_85"), "P", EXIT, 2),
+    Line("vgg7, one network's early exits", "vgg7_iso", "twin", BY_STEP, "P", EXIT, 2),
     Line("vgg7, λ rising to 1", "vgg7_iso", "twin", ("linear_ramp",), "^", FULL, 2),
     Line("vgg7, λ = 1 throughout", "vgg7_iso", "twin", ("fixed_lambda",), "v", FULL, 2),
     Line("proxy, vgg7 from T=4", "width_proxy", "twin", ("quiet_70",), "s", WIDE),
@@ -49,6 +50,7 @@ LINES = (
     ),
     Line("proxy, vgg7 from T=8", "steps_proxy", "twin", ("quiet_70",), "s", STEPS),
     Line("proxy, vgg7 from T=16", "steps_proxy", "long_twin", ("long_quiet_70", "quiet_70"), "D", STEPS),
+    Line("the same, early exits", "steps_proxy", "long_twin", ("long_by_step_85", "long_by_step_90"), "P", STEPS),
     Line("the digits, early exit", "digits_exit", "twin", ("exit_1", "exit_2", "exit_4"), "P", DIGITS),
     Line("the digits", "digits_loop", "twin", ("budget_70", "budget_85"), "o", DIGITS),
 )
