@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from spikesparse.exit_search import THRESHOLDS, ExitSearch
+from spikesparse.exits.search import THRESHOLDS, ExitSearch
 
 T, N = 3, 400
 

@@ -49,7 +49,7 @@ def _command(name: str) -> Callable[[list[str]], object] | None:
 
         return report
     if name == "exits":
-        from spikesparse.exit_curve import main as exits
+        from spikesparse.exits.command import main as exits
 
         return exits
     if name == "pareto":

@@ -1,0 +1,1 @@
+"""``spikesparse exits``: what early exits of a trained run would spend and get right, and which are best."""

@@ -1,0 +1,105 @@
+"""``spikesparse exits RUN``: a trained run's early exits, to choose one by."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer
+from rich.table import Table
+
+from spikesparse.early_exit import EarlyExit
+from spikesparse.exits.curve import ExitCurve, Exits
+from spikesparse.exits.figure import draw
+from spikesparse.imports import split_allowed
+from spikesparse.load import load_run
+from spikesparse.report.runs import mapping
+from spikesparse.settings_errors import SettingsErrors
+from spikesparse.summary import console
+from spikesparse.whole_files import replace_file
+from spikesparse.yaml_files import read_yaml
+
+CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+CSV, PNG = "exits_val.csv", "exits_val.png"
+SPENT = ("spikes", "synops")
+
+
+def main(args: list[str]) -> None:
+    """Command line of ``spikesparse exits``.
+
+    Raises:
+        UserError: if there is no such run, its network cannot be stopped early, or even its first step spends more than
+            was asked for.
+    """
+    parser = argparse.ArgumentParser(
+        prog="spikesparse exits",
+        description="Accuracy, steps, spikes, SynOps and energy of a trained run on its validation split, for several "
+        "confidences of early exit, in the precision of its training: for one confidence, and for one after each step, "
+        "sought so that the most is right at the same expense. A table, and a CSV and a figure in the run folder.",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="runs/<experiment>/seed<k>")
+    parser.add_argument("--confidence", type=float, nargs="+", default=CONFIDENCES, help="(default: %(default)s)")
+    parser.add_argument("--by", choices=SPENT, default="spikes", help="what is to be saved (default: %(default)s)")
+    parser.add_argument(
+        "--target",
+        type=float,
+        nargs="+",
+        help="seek confidences that spend at most so many spikes (or SynOps) per image (default: what --confidence do)",
+    )
+    rest, allowed = split_allowed(args)
+    asked = parser.parse_args(rest)
+    exits = [EarlyExit(confidence) for confidence in (*sorted(asked.confidence), None)]
+    module, data = load_run(asked.run, allow_import=allowed)
+    curve = ExitCurve(module.net, data.timesteps, module.energy)
+    with SettingsErrors():
+        trainer = Trainer(
+            devices=1,
+            precision=_precision_of(asked.run),
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+    trainer.validate(curve, data, verbose=False)
+    rows = [curve.row(exit) for exit in exits]
+    targets = asked.target or [getattr(row, asked.by) for row in rows[:-1]]
+    sought = [curve.row(exit) for exit in curve.sought(sorted(targets), asked.by)]
+    write(rows + sought, asked.run / CSV)
+    draw(rows, sought, asked.run / PNG)
+    console().print(_table(rows, sought, data.timesteps))
+    print(f"files         {asked.run}/{CSV} and {PNG}")
+    best = "best" if (asked.run / "checkpoints/best.ckpt").is_file() else "last"
+    flag = f"--model.early_exit.confidence={sought[-1].flag}"
+    print(f"test it       spikesparse test --ckpt_path={asked.run}/checkpoints/{best}.ckpt {flag}")
+
+
+def write(rows: list[Exits], path: Path) -> None:
+    """Write rows as CSV; several confidences stand in one cell, as they do in the flag."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(vars(rows[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**vars(row), "confidence": "" if row.confidence is None else row.flag} for row in rows)
+    replace_file(path, text.getvalue())
+
+
+def _precision_of(folder: Path) -> Any:
+    path = folder / "config.yaml"
+    config = mapping(read_yaml(path, f"exits {path}")) if path.is_file() else {}
+    return mapping(config.get("trainer")).get("precision") or "32-true"
+
+
+def _table(rows: list[Exits], sought: list[Exits], timesteps: int) -> Table:
+    table = Table(title="early exit on the validation split, per image", title_justify="left")
+    for heading in ("confidence", "accuracy", "steps", "spikes", "SynOps", "energy uJ", "spikes against all steps"):
+        table.add_column(heading, justify="right", overflow="fold")  # of many steps, the confidences need several lines
+    *single, whole = rows
+    for part in (single, sought, [whole]):
+        table.add_section()
+        for row in part:
+            change = f"{row.spikes / whole.spikes - 1:+.1%}" if whole.spikes else "-"
+            name = f"all {timesteps} steps" if row is whole else row.flag
+            cells = (f"{row.accuracy:.2%}", f"{row.timesteps:.2f}", f"{row.spikes:,.0f}", f"{row.synops:,.0f}")
+            table.add_row(name, *cells, f"{row.energy_uj:.3g}", "" if row is whole else change)
+    return table

@@ -1,0 +1,111 @@
+"""What early exits would spend and get right, from one pass over the validation split for each number of steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from spikesparse.data.loading import Batch
+from spikesparse.early_exit import EarlyExit, confidence_of, stopped_after
+from spikesparse.errors import UserError
+from spikesparse.exits.search import ExitSearch
+from spikesparse.metrics import EnergyConstants, SpikeCounts
+from spikesparse.nn import SpikeTally, SpikingNetwork
+
+
+@dataclass(frozen=True)
+class Exits:
+    """What came of a confidence.
+
+    Attributes:
+        confidence: one for all steps, or one for each but the last; None ran all steps.
+        accuracy: share of the images that it answers right.
+        timesteps: steps per image.
+        spikes: per image.
+        synops: per image.
+        energy_uj: per image.
+    """
+
+    confidence: float | list[float] | None
+    accuracy: float
+    timesteps: float
+    spikes: float
+    synops: float
+    energy_uj: float
+
+    @property
+    def flag(self) -> str:
+        """The confidence as ``--model.early_exit.confidence`` takes it."""
+        if isinstance(self.confidence, list):
+            return "[" + ",".join(f"{each:g}" for each in self.confidence) + "]"
+        return "null" if self.confidence is None else f"{self.confidence:g}"
+
+
+class ExitCurve(LightningModule):
+    """Runs the validation split once for each number of steps, and sees where any early exit would have stopped.
+
+    Args:
+        net: trained.
+        timesteps: T.
+        energy: what an operation costs.
+    """
+
+    def __init__(self, net: SpikingNetwork, timesteps: int, energy: EnergyConstants) -> None:
+        super().__init__()
+        self.net, self.timesteps, self.energy = net, timesteps, energy
+        self._seen: list[tuple[Tensor, Tensor, list[SpikeTally]]] = []  # step logits, labels, tallies after each step
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep what a batch gives after each step, and what it costs.
+
+        Raises:
+            UserError: if the network cannot be stopped early.
+        """
+        x = batch.images.to(next(self.net.parameters()).dtype)
+        after = [stopped_after(self.net, x, t) for t in range(1, self.timesteps + 1)]
+        self._seen.append((torch.stack([each.logits for each in after]), batch.labels, [each.tally for each in after]))
+
+    def row(self, exit: EarlyExit) -> Exits:
+        """What comes of an early exit."""
+        counts, right, images = SpikeCounts(), 0, 0
+        counts.to(self.device)
+        for step_logits, labels, tallies in self._seen:
+            steps = exit.steps(step_logits)
+            for t in steps.unique().tolist():
+                of = steps == t
+                counts.update(tallies[t - 1].of(of))
+                right += int((step_logits[t - 1].argmax(1) == labels)[of].sum())
+            images += len(labels)
+        bill = counts.bill()
+        total = bill.rows(self.energy)["total"]
+        spent = [float(total[f"{quantity}_per_image"]) for quantity in ("spikes", "synops", "energy_uj")]
+        return Exits(exit.confidence, right / max(1, images), bill.timesteps, *spent)
+
+    def sought(self, targets: list[float], by: str) -> list[EarlyExit]:
+        """For each target the exit, a confidence after each step, that gets the most right without spending more.
+
+        Targets that none spends in full have one exit in common; it is given once.
+
+        Args:
+            targets: spikes or synaptic operations per image.
+            by: "spikes" or "synops".
+
+        Raises:
+            UserError: for a target that one step's work exceeds.
+        """
+        step_logits = torch.cat([step_logits for step_logits, _, _ in self._seen], 1)
+        labels = torch.cat([labels for _, labels, _ in self._seen])
+        spent = torch.cat([torch.stack([getattr(t, by).sum(0) for t in tallies]) for _, _, tallies in self._seen], 1)
+        right = step_logits.argmax(2) == labels
+        search = ExitSearch(confidence_of(step_logits)[:-1].cpu(), right.cpu(), spent.cpu())
+        found: list[EarlyExit] = []
+        for target in targets:
+            choice = search.within(target)
+            if choice is None:
+                raise UserError(f"--target {target:g}: one step spends {spent[0].mean():,.0f} {by} per image already.")
+            if (exit := EarlyExit(choice.confidence)) not in found:
+                found.append(exit)
+        return found
