@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from spikesparse.exits.search import THRESHOLDS, ExitSearch
+from spikesparse.exits.search import THRESHOLDS, ExitSearch, chance_of_right
 
 T, N = 3, 400
 
@@ -61,6 +61,22 @@ def test_less_is_asked_for_where_another_step_mends_nothing():
     assert found.spent == pytest.approx(1.5, abs=0.02)  # the grid's step on 0.8 of confidence
     assert 0.45 < found.confidence[0] <= 0.51
     assert found.confidence[1] <= 0.1
+
+
+@pytest.mark.parametrize("count", [100, 107, 10, 2000])
+def test_chance_of_being_right_is_that_of_images_of_like_confidence(count):
+    """The surest and the least sure images stand together, in at most 20 groups of at least 25 each."""
+    torch.manual_seed(5)
+    confidence, right = torch.rand(2, count), torch.rand(2, count) < 0.5
+    found = chance_of_right(confidence, right)
+    groups = min(20, max(1, count // 25))
+    for step in range(2):
+        order = sorted(range(count), key=lambda image: float(confidence[step, image]))
+        for group in range(groups):
+            members = [image for rank, image in enumerate(order) if int(rank * groups / count + 1e-9) == group]
+            share = sum(bool(right[step, image]) for image in members) / len(members)
+            assert all(found[step, image].item() == pytest.approx(share) for image in members)
+            assert len(members) >= min(25, count)
 
 
 def test_a_network_of_one_step_and_a_budget_below_it():

@@ -11,7 +11,7 @@ from torch import Tensor
 from spikesparse.data.loading import Batch
 from spikesparse.early_exit import EarlyExit, confidence_of, stopped_after
 from spikesparse.errors import UserError
-from spikesparse.exits.search import ExitSearch
+from spikesparse.exits.search import ExitSearch, chance_of_right
 from spikesparse.metrics import EnergyConstants, SpikeCounts
 from spikesparse.nn import SpikeTally, SpikingNetwork
 
@@ -85,7 +85,7 @@ class ExitCurve(LightningModule):
         return Exits(exit.confidence, right / max(1, images), bill.timesteps, *spent)
 
     def sought(self, targets: list[float], by: str) -> list[EarlyExit]:
-        """For each target the exit, a confidence after each step, that gets the most right without spending more.
+        """For each target the exit, a confidence after each step, that is to get the most right without spending more.
 
         Targets that none spends in full have one exit in common; it is given once.
 
@@ -99,8 +99,8 @@ class ExitCurve(LightningModule):
         step_logits = torch.cat([step_logits for step_logits, _, _ in self._seen], 1)
         labels = torch.cat([labels for _, labels, _ in self._seen])
         spent = torch.cat([torch.stack([getattr(t, by).sum(0) for t in tallies]) for _, _, tallies in self._seen], 1)
-        right = step_logits.argmax(2) == labels
-        search = ExitSearch(confidence_of(step_logits)[:-1].cpu(), right.cpu(), spent.cpu())
+        confidence, right = confidence_of(step_logits).cpu(), (step_logits.argmax(2) == labels).cpu()
+        search = ExitSearch(confidence[:-1], chance_of_right(confidence, right), spent.cpu())
         found: list[EarlyExit] = []
         for target in targets:
             choice = search.within(target)

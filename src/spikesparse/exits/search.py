@@ -13,7 +13,32 @@ THRESHOLDS = [k / 100 for k in range(1, 101)]
 #: Prices of a network's whole work, in right answers an image, that are tried.
 _PRICES = torch.logspace(1, -3, 61, dtype=torch.float64).tolist()
 
+#: Bins of confidence, at most, and images that each is to have.
+_BINS, _IMAGES = 20, 25
+
 _Judge = Callable[[Tensor, Tensor], Tensor]
+
+
+def chance_of_right(confidence: Tensor, right: Tensor) -> Tensor:
+    """How often images of such a confidence are right after a step: the mean over those of like rank.
+
+    Choosing on these rather than on single answers, a search follows less of the noise of the images at hand: the more
+    steps, the more there is to choose, and to be misled by.
+
+    Args:
+        confidence: (T, N), after each step.
+        right: bool (T, N), is the answer after so many steps right?
+
+    Returns:
+        Float64 (T, N).
+    """
+    images = right.shape[1]
+    bins = max(1, min(_BINS, images // _IMAGES))
+    rank = confidence.argsort(1).argsort(1)  # of each image after each step
+    place = rank * bins // max(1, images)
+    empty = right.new_zeros(len(right), bins, dtype=torch.float64)
+    sums, sizes = (empty.scatter_add(1, place, each) for each in (right.double(), torch.ones_like(right).double()))
+    return (sums / sizes).gather(1, place)
 
 
 @dataclass(frozen=True)
@@ -22,7 +47,7 @@ class Choice:
 
     Attributes:
         confidence: after each step but the last.
-        right: share of the images answered right.
+        right: share of the images answered right, or expected to be.
         spent: per image.
     """
 
@@ -41,7 +66,7 @@ class ExitSearch:
 
     Args:
         confidence: (T - 1, N), of each image after each step but the last.
-        right: bool (T, N), is the answer after so many steps right?
+        right: (T, N), is the answer after so many steps right, or the chance that it is?
         spent: (T, N), spikes or operations up to each step: more with each.
 
     Raises:
