@@ -28,7 +28,7 @@ STAY = {
 }
 CAMPAIGNS = yaml.safe_load((ROOT / "benchmarks/plan.yaml").read_text())  # each that has rows
 STAY |= {
-    f: r"\w+,\d+,.*,\"?spikesparse train --config .*" for c in CAMPAIGNS if (ROOT / (f := f"results/{c}.csv")).exists()
+    f: r"\w+,\d+,.*,\"?spikesparse (train --config|exits) .*" for c in CAMPAIGNS if (ROOT / (f := f"results/{c}.csv")).exists()
 }
 
 
