@@ -27,9 +27,8 @@ STAY = {
     "results/crosscheck.csv": r"# 8 images, T=4; spikesparse \S+, torch .*",
 }
 CAMPAIGNS = yaml.safe_load((ROOT / "benchmarks/plan.yaml").read_text())  # each that has rows
-STAY |= {
-    f: r"\w+,\d+,.*,\"?spikesparse (train --config|exits) .*" for c in CAMPAIGNS if (ROOT / (f := f"results/{c}.csv")).exists()
-}
+ROW = r"\w+,\d+,.*,\"?spikesparse (train --config|exits) .*"
+STAY |= {f: ROW for c in CAMPAIGNS if (ROOT / (f := f"results/{c}.csv")).exists()}
 
 
 def run(*command, cwd, **environment):
