@@ -49,8 +49,8 @@ LINES = (
         WIDE,
     ),
     Line("proxy, vgg7 from T=8", "steps_proxy", "twin", ("quiet_70",), "s", STEPS),
+    Line("proxy, vgg7 from T=8, early exits", "steps_proxy", "twin", ("half_70", "half_73", "half_85"), "P", STEPS),
     Line("proxy, vgg7 from T=16", "steps_proxy", "long_twin", ("long_quiet_70", "quiet_70"), "D", STEPS),
-    Line("the same, early exits", "steps_proxy", "long_twin", ("long_by_step_85", "long_by_step_90"), "P", STEPS),
     Line("the digits, early exit", "digits_exit", "twin", ("exit_1", "exit_2", "exit_4"), "P", DIGITS),
     Line("the digits", "digits_loop", "twin", ("budget_70", "budget_85"), "o", DIGITS),
 )
