@@ -43,14 +43,33 @@ def test_every_command_of_the_plan_is_understood(cifar_like_npz):
             OnlyParse(["fit", *words[1:], "--data.source=npz", f"--data.data_dir={cifar_like_npz}"])
 
 
-def test_a_recipe_stands_below_the_one_that_it_starts_from(tmp_path):
+@pytest.mark.parametrize("recipe", [["--model.init_from={b}"], {"exits_of": "b", "target": 10}])
+def test_a_recipe_stands_below_the_one_that_it_starts_from(recipe, tmp_path):
     from plan import read_plan
 
-    plan = {"c": {"config": "x.yaml", "seeds": [0], "recipes": {"a": ["--model.init_from={b}"], "b": []}}}
+    plan = {"c": {"config": "x.yaml", "seeds": [0], "recipes": {"a": recipe, "b": []}}}
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
     with pytest.raises(ValueError, match="c/a/0 needs b"):
         read_plan(path)
+
+
+def test_a_recipe_may_take_flags_from_a_list_that_several_share(tmp_path):
+    from plan import read_plan
+
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        "c:\n"
+        "  config: x.yaml\n"
+        "  shared: &shared [--a=1, --b=2]\n"
+        "  seeds: [3]\n"
+        "  recipes:\n"
+        "    own: [y.yaml, *shared, --c=3]\n"
+        "    exits: {exits_of: own, target: 3.0e+7, by: synops}\n"
+    )
+    own, exits = read_plan(path)[1]
+    assert own.arguments == ("train", "--config", "y.yaml", "--a=1", "--b=2", "--c=3", "--seed_everything=3")
+    assert (exits.exits_of, exits.needs, exits.target, exits.by) == ("own", ["own"], 3e7, "synops")
 
 
 def test_guard_prices_the_shortfall_of_each_layer():
@@ -192,6 +211,37 @@ def test_missing_rows_are_made_once_and_a_stopped_run_goes_on(tiny_plan):
     assert "=== tiny/twin/0: a checkpoint that others need" in elsewhere.stdout
     assert "2 of 2 rows are there" in elsewhere.stdout
     assert Path("kept/tiny.csv").read_text().splitlines()[1] == kept.splitlines()[1]
+
+
+@pytest.mark.slow
+def test_exits_of_a_network_are_a_row_without_training_it_again(tiny_plan):
+    plan = yaml.safe_load(tiny_plan.read_text())
+    plan["tiny"]["recipes"] = {"twin": ["--sparsity.end_value=0"], "stopped": {"exits_of": "twin", "target": 1e6}}
+    tiny_plan.write_text(yaml.safe_dump(plan, sort_keys=False))
+    made = reproduce(tiny_plan, "--missing")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("spikesparse train") == 1
+    assert "tiny/stopped/0 (0 more): early exits of twin at 1e+06 spikes" in made.stdout
+    with Path("kept/tiny.csv").open() as file:
+        twin, stopped = csv.DictReader(file)
+    assert (stopped["recipe"], stopped["budget"], twin["budget"]) == ("stopped", "1e+06 spikes", "")
+    assert stopped["fit_minutes"] == twin["fit_minutes"]
+    (trained,) = Path("runs").glob("digits-*/seed0/checkpoints/last.ckpt")
+    (folder,) = Path("runs").glob("digits-*-exits-1e+06-spikes/seed0")
+    assert folder.parent.name.startswith(trained.parents[2].name)
+    with (folder / "exits_val.csv").open() as file:
+        *_, chosen = csv.DictReader(file)
+    assert stopped["accuracy_val"] == f"{float(chosen['accuracy']):.4f}"
+    exits, test = stopped["command"].split("; ")
+    assert exits == f"spikesparse exits {folder} --by spikes --target 1e+06"
+    assert test == (
+        f"spikesparse test --ckpt_path={folder}/checkpoints/best.ckpt "
+        f"--model.early_exit.confidence={chosen['confidence']}"
+    )
+    with np.load("kept/tiny_correct.npz") as bits:
+        assert int(np.unpackbits(bits["stopped/0"]).sum()) == round(
+            float(stopped["accuracy_test"]) * bits["stopped/0#"]
+        )
 
 
 @pytest.mark.slow
