@@ -86,6 +86,13 @@ def test_a_network_of_one_step_and_a_budget_below_it():
     assert search.within(3.9) is None
 
 
+def test_a_silent_network_is_run_to_where_it_is_right():
+    right = torch.tensor([[False, False], [True, True], [False, True]])
+    found = ExitSearch(torch.full((2, 2), 0.5), right, torch.zeros(3, 2)).within(0.0)
+    assert (found.right, found.spent) == (1.0, 0.0)
+    assert found.confidence[1] <= 0.5 < found.confidence[0]
+
+
 def test_without_images_there_is_nothing_to_choose_on():
     with pytest.raises(ValueError, match="no images"):
         ExitSearch(torch.empty(2, 0), torch.empty(3, 0, dtype=torch.bool), torch.empty(3, 0))

@@ -82,8 +82,9 @@ class ExitSearch:
         steps = len(confidence)
         settled = [0] * steps
         starts = [[k] * steps for k in range(len(THRESHOLDS))]  # one confidence for all steps is a choice too
+        whole = float(self._spent[-1].mean()) or 1.0  # a silent network spends nothing
         for price in _PRICES:
-            settled = self._settled(settled, _Priced(price / float(self._spent[-1].mean())))
+            settled = self._settled(settled, _Priced(price / whole))
             starts.append(settled)
         self._front = [(needed, *self._outcome(needed)) for needed in starts]
 
