@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -101,16 +102,17 @@ def take_exits(
         What the exits came to on the validation split, and the command; None if it did not come to its end.
     """
     folder = exits_folder(run, trained)
-    best = folder / "checkpoints/best.ckpt"
-    best.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(trained / "checkpoints/best.ckpt", best)
-    shutil.copyfile(trained / "config.yaml", folder / "config.yaml")
+    # the best, or of a run that never came down to its budget the last
+    checkpoint = folder / "checkpoints" / Path(json.loads((trained / "result.json").read_text())["checkpoint"]).name
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    for file in (checkpoint, folder / "config.yaml"):
+        shutil.copyfile(trained / file.relative_to(folder), file)
     words = ["exits", str(folder), "--by", run.by, "--target", f"{run.target:g}"]
     if not call(words, deadline, lock, stop):
         return None
     with (folder / "exits_val.csv").open(newline="") as file:
         *_, chosen = csv.DictReader(file)
-    tested = ["test", f"--ckpt_path={best}", f"--model.early_exit.confidence={chosen['confidence']}"]
+    tested = ["test", f"--ckpt_path={checkpoint}", f"--model.early_exit.confidence={chosen['confidence']}"]
     if not call([*tested, "--trainer.enable_progress_bar=false"], deadline, lock, stop):
         return None
     return {**chosen, "command": f"spikesparse {' '.join(words)}; spikesparse {' '.join(tested)}"}

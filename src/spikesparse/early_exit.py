@@ -92,7 +92,7 @@ class EarlyExit:
         """The confidence after each of the first steps, as it was given."""
         if self.confidence is None:
             return []
-        return self.confidence if isinstance(self.confidence, list) else [self.confidence] * steps
+        return [self.confidence] * steps if isinstance(self.confidence, (int, float)) else list(self.confidence)
 
 
 def confidence_of(logits: Tensor) -> Tensor:
