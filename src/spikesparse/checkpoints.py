@@ -18,6 +18,15 @@ from spikesparse.yaml_files import MAX_DEPTH, MAX_NODES
 CHOICES = ("last", "best", "hpc", "registry")  # Lightning's own words for a checkpoint
 
 
+def chosen_checkpoint(run: Path) -> Path:
+    """The checkpoint of a run that validation chose.
+
+    Where no epoch had lambda at its end value, or kept its budget, there is no best one: it is the last.
+    """
+    best = run / "checkpoints" / "best.ckpt"
+    return best if best.is_file() else best.with_name("last.ckpt")
+
+
 class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt``: the best epoch among those at which lambda has its end value, or the budget is kept.
 

@@ -31,16 +31,14 @@ def load_run(
     """
     from jsonargparse import ArgumentParser
 
-    from spikesparse.checkpoints import check_state_dict, read_checkpoint, settings_of
+    from spikesparse.checkpoints import check_state_dict, chosen_checkpoint, read_checkpoint, settings_of
     from spikesparse.data import CIFAR10DataModule
     from spikesparse.imports import limited_imports
     from spikesparse.module import SpikingClassifier
     from spikesparse.yaml_files import checked_parser
 
     folder = Path(run_folder)
-    path = folder / "checkpoints" / f"{which}.ckpt"
-    if which == "best" and not path.is_file():
-        path = folder / "checkpoints" / "last.ckpt"
+    path = chosen_checkpoint(folder) if which == "best" else folder / "checkpoints" / f"{which}.ckpt"
     checkpoint = read_checkpoint(path, "load_run")
     settings = settings_of(checkpoint, f"load_run={path}")
     parser = ArgumentParser(exit_on_error=False)

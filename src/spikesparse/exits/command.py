@@ -11,6 +11,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 from rich.table import Table
 
+from spikesparse.checkpoints import chosen_checkpoint
 from spikesparse.early_exit import EarlyExit
 from spikesparse.exits.curve import ExitCurve, Exits
 from spikesparse.exits.figure import draw
@@ -70,9 +71,8 @@ def main(args: list[str]) -> None:
     draw(rows, sought, asked.run / PNG)
     console().print(_table(rows, sought, data.timesteps))
     print(f"files         {asked.run}/{CSV} and {PNG}")
-    best = "best" if (asked.run / "checkpoints/best.ckpt").is_file() else "last"
     flag = f"--model.early_exit.confidence={sought[-1].flag}"
-    print(f"test it       spikesparse test --ckpt_path={asked.run}/checkpoints/{best}.ckpt {flag}")
+    print(f"test it       spikesparse test --ckpt_path={chosen_checkpoint(asked.run)} {flag}")
 
 
 def write(rows: list[Exits], path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from spikesparse.exits.curve import Exits
-from spikesparse.whole_files import replace_file
+from spikesparse.whole_files import whole_file
 
 
 def draw(rows: list[Exits], sought: list[Exits], path: Path) -> None:
@@ -38,9 +37,8 @@ def draw(rows: list[Exits], sought: list[Exits], path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    replace_file(path, png.getvalue())
+    with whole_file(path) as file:
+        figure.savefig(file, format="png")
 
 
 def _places(rows: list[Exits]) -> tuple[list[float], list[float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from spikesparse.search.published import ALLRED, SORBARO, SORBARO_FIRST_LAYER
-from spikesparse.whole_files import replace_file
+from spikesparse.whole_files import whole_file
 
 Row = dict[str, Any]
 _OURS, _TWIN, _FAINT, _ALLRED, _SORBARO = "#1f6feb", "#d1495b", "#b3b8c0", "#b26a00", "#3d8b5f"
@@ -70,9 +69,8 @@ def write_figure(table: list[Row], path: Path, title: str, cifar10: bool, split:
         )
         legend.get_title().set_color("#6a717b")
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        png = io.BytesIO()
-        figure.savefig(png, format="png")
-        replace_file(path, png.getvalue())
+        with whole_file(path) as file:
+            figure.savefig(file, format="png")
 
 
 def _spikes(axes: Axes, done: list[Row], twin: Row | None) -> None:

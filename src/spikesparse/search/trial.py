@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spikesparse.checkpoints import read_checkpoint
+from spikesparse.checkpoints import chosen_checkpoint, read_checkpoint
 from spikesparse.errors import UserError
 from spikesparse.search.locks import FileLock
 
@@ -92,13 +92,10 @@ def last_checkpoint(folder: Path) -> Path | None:
 def measured(run: Path) -> tuple[Path, dict[str, float]]:
     """The checkpoint that validation chose, and what was measured of it on validation, by name; counts per image.
 
-    Where no epoch had lambda at its end value there is no best checkpoint: the last is taken.
-
     Raises:
         TrialFailed: if the checkpoint does not tell.
     """
-    path = run / "checkpoints" / "best.ckpt"
-    path = path if path.is_file() else run / "checkpoints" / "last.ckpt"
+    path = chosen_checkpoint(run)
     try:
         kept: dict[str, float] = read_checkpoint(path)["measured"]
         first_synops = next(v for tag, v in kept.items() if tag.startswith("synops/") and tag.endswith("/val"))
