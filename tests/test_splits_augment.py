@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spikesparse import CIFAR10DataModule
-from spikesparse.data.augment import augmentation_draws, crop_and_flip
+from spikesparse.data.augment import augmentation_draws, crop_and_flip, cut_out
 from spikesparse.data.loading import Batch
 from spikesparse.data.splits import stratified_split
 from spikesparse.errors import UserError
@@ -123,6 +123,22 @@ def test_draw_depends_on_seed_epoch_and_index(other):
     key = {"index": INDEX, "seed": 1, "epoch": 0}
     results = [augmented(IMAGES, padding=4, flip=True, **k) for k in (key, key | other)]
     assert not torch.equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("side", [1, 2, 3, 9])
+def test_cutout_equals_a_loop_over_the_images(side, dtype):
+    images = IMAGES.to(dtype)
+    result = cut_out(images, augmentation_draws(5, 2, INDEX), side)
+    assert result.dtype == dtype
+    for image, index, one in zip(images, INDEX, result, strict=True):
+        place = int(words(5, AUGMENT, 2, index)[3]) % 20  # of 5 x 4 pixels
+        top, left = place // 4 - side // 2, place % 4 - side // 2
+        expected = image.clone()
+        for row in range(max(0, top), min(5, top + side)):
+            for column in range(max(0, left), min(4, left + side)):
+                expected[:, row, column] = 0
+        assert torch.equal(one, expected)
 
 
 def test_every_shift_and_mirror_is_as_frequent():

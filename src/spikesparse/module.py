@@ -51,6 +51,8 @@ class SpikingClassifier(LightningModule):
         net: the network; any module whose forward returns a :class:`spikesparse.SpikingOutput`.
         optimizer: parameters -> optimizer.
         scheduler: optimizer -> learning-rate scheduler, stepped once per epoch; None keeps the rate.
+        decay_weights_only: the optimizer's weight decay holds convolutions and linear layers alone. BatchNorm's scales
+            are left out then: decay makes currents smaller through them, so the network quieter.
         loss: "cross_entropy", or "squared_error": against one-hot targets, summed over classes (Lee et al. 2020 sum
             it over the batch as well; here it is the mean, so that the learning rate does not hang on the batch).
         label_smoothing: of the cross-entropy.
@@ -78,6 +80,7 @@ class SpikingClassifier(LightningModule):
         net: SpikingNetwork,
         optimizer: OptimizerCallable = lambda parameters: _default_optimizer(parameters),
         scheduler: LRSchedulerCallable | None = None,
+        decay_weights_only: bool = False,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
         step_loss: float = 0.0,
@@ -90,7 +93,7 @@ class SpikingClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.net = net
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.optimizer, self.scheduler, self.decay_weights_only = optimizer, scheduler, decay_weights_only
         self.loss = choose("loss", loss, LOSSES, "--model.loss")
         if not 0.0 <= label_smoothing < 1.0:
             raise UserError(f"--model.label_smoothing={label_smoothing}: it must lie in [0, 1); 0 is none.")
@@ -151,7 +154,7 @@ class SpikingClassifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """Optimizer, and scheduler stepped once per epoch."""
         with SettingsErrors():  # both are built only now: a negative rate, say, is seen here
-            optimizer = self.optimizer(self.parameters())
+            optimizer = self.optimizer(self._decayed() if self.decay_weights_only else self.parameters())
             scheduler = None if self.scheduler is None else self.scheduler(optimizer)
         if scheduler is None:
             return optimizer
@@ -220,6 +223,12 @@ class SpikingClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another architecture's weights before anything is loaded."""
         check_state_dict(checkpoint["state_dict"], self.state_dict(), f"--ckpt_path={self.trainer.ckpt_path}")
+
+    def _decayed(self) -> list[dict[str, Any]]:
+        """The parameters as two groups: with the optimizer's weight decay, and with none."""
+        weights = [each for each in self.parameters() if each.dim() > 1]
+        others = [each for each in self.parameters() if each.dim() <= 1]
+        return [{"params": weights}, {"params": others, "weight_decay": 0.0}]
 
     def _trained_loss(self, batch: Batch, output: SpikingOutput) -> Tensor:
         taught = logits_of(self._teacher[0], batch.images.to(self.dtype)) if self._teacher else None

@@ -10,8 +10,8 @@ from spikesparse.philox import AUGMENT, words
 
 
 def augmentation_draws(seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Three random words in [0, 2**32) for each sample index (int64, (B,)), by seed, epoch and index alone: (3, B)."""
-    return torch.stack(words(seed, AUGMENT, epoch, index)[:3])
+    """Four random words in [0, 2**32) for each sample index (int64, (B,)), by seed, epoch and index alone: (4, B)."""
+    return torch.stack(words(seed, AUGMENT, epoch, index))
 
 
 def crop_and_flip(images: Tensor, draws: Tensor, padding: int, flip: bool) -> Tensor:
@@ -26,7 +26,7 @@ def crop_and_flip(images: Tensor, draws: Tensor, padding: int, flip: bool) -> Te
     Returns:
         Same shape and dtype.
     """
-    down, right, mirror = draws
+    down, right, mirror, _ = draws
     if padding:
         shifts = 2 * padding + 1
         height, width = images.shape[2:]
@@ -36,3 +36,27 @@ def crop_and_flip(images: Tensor, draws: Tensor, padding: int, flip: bool) -> Te
     if flip:
         images = torch.where((mirror & 1).bool()[:, None, None, None], images.flip(3), images)
     return images
+
+
+def cut_out(images: Tensor, draws: Tensor, side: int) -> Tensor:
+    """Blacken a square of each image, around any of its pixels (DeVries & Taylor 2017, arXiv 1708.04552).
+
+    Args:
+        images: (B, C, H, W), any dtype.
+        draws: the images' :func:`augmentation_draws`.
+        side: of the square in pixels; what of it lies outside the image is lost.
+
+    Returns:
+        Same shape and dtype.
+    """
+    height, width = images.shape[2:]
+    place = draws[3] % (height * width)
+    rows = _covered(place // width, height, side)
+    columns = _covered(place % width, width, side)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+
+
+def _covered(centre: Tensor, size: int, side: int) -> Tensor:
+    """Which of ``size`` positions lie on a segment of ``side`` around each centre: (B, size)."""
+    offset = torch.arange(size, device=centre.device) - (centre - side // 2)[:, None]
+    return (offset >= 0) & (offset < side)

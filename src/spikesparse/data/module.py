@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spikesparse.data.arrays import Dataset, Images, to_images
-from spikesparse.data.augment import augmentation_draws, crop_and_flip
+from spikesparse.data.augment import augmentation_draws, crop_and_flip, cut_out
 from spikesparse.data.loading import Batch, BatchRows, IndexedImages, batch_loader
 from spikesparse.data.sources import SOURCES, image_files, load_source, stack_images
 from spikesparse.data.splits import stratified_split
@@ -49,6 +49,7 @@ class CIFAR10DataModule(LightningDataModule):
         encoder: "direct", "poisson" (signed), "poisson_unsigned", or an Encoder.
         crop_padding: in training, shift images by up to so many pixels.
         flip: in training, mirror half of the images.
+        cutout: in training, blacken a square of so many pixels a side in each image; 0 is none, 8 to 16 suit CIFAR.
         normalize: give the encoder images normalised as it asks; false hands on pixels in [0, 1].
         num_workers: loader processes; 0 is best, since a batch is one indexing.
         seed: of the validation split.
@@ -74,6 +75,7 @@ class CIFAR10DataModule(LightningDataModule):
         encoder: Encoder | str = "direct",
         crop_padding: int = 4,
         flip: bool = True,
+        cutout: int = 0,
         normalize: bool = True,
         num_workers: int = 0,
         seed: int = 42,
@@ -89,6 +91,7 @@ class CIFAR10DataModule(LightningDataModule):
             ("timesteps", timesteps, 1),
             ("batch_size", batch_size, 1),
             ("crop_padding", crop_padding, 0),
+            ("cutout", cutout, 0),
             ("num_workers", num_workers, 0),
         ):
             if value < least:
@@ -97,7 +100,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.data_dir, self.val_split, self.train_images = data_dir, val_split, train_images
         self.batch_size = batch_size
         self.timesteps, self.encoder = timesteps, make_encoder(encoder)
-        self.crop_padding, self.flip, self.normalize = crop_padding, flip, normalize
+        self.crop_padding, self.flip, self.cutout, self.normalize = crop_padding, flip, cutout, normalize
         self.num_workers, self.seed, self.draw_seed = num_workers, seed, draw_seed
         self.shuffle, self.pin_memory, self.drop_last = shuffle, pin_memory, drop_last
         self.resident, self.predict_on = resident, predict_on
@@ -224,8 +227,10 @@ class CIFAR10DataModule(LightningDataModule):
         """Make a loader's batch ready for the network."""
         images = batch.images
         seed, epoch = (self.draw_seed, epoch) if training else (EVALUATION_SEED, 0)
-        if training and (self.crop_padding or self.flip):
-            images = crop_and_flip(images, self._draws_of(batch.indices, epoch), self.crop_padding, self.flip)
+        if training and (self.crop_padding or self.flip or self.cutout):
+            draws = self._draws_of(batch.indices, epoch)
+            images = crop_and_flip(images, draws, self.crop_padding, self.flip)
+            images = cut_out(images, draws, self.cutout) if self.cutout else images
         images = self._normalized(images.float() / 255)
         return Batch(self.encoder(images, batch.indices, self.timesteps, seed, epoch), batch.labels, batch.indices)
 
