@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from spikesparse import SpikingClassifier, SpikingVGG
 from spikesparse.bolts import load_bolts
 from spikesparse.cli import SpikeCLI
 from spikesparse.paths import CONFIGS
@@ -84,3 +85,18 @@ def test_optimizer_by_flags_is_another_than_the_config_s(cifar_like_npz):
     assert type(optimizer) is torch.optim.SGD
     group = optimizer.param_groups[0]
     assert (group["initial_lr"], group["momentum"], group["weight_decay"]) == (0.1, 0.9, 0.0005)
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_weight_decay_by_itself_shrinks_weights_and_what_else_it_is_to_hold(weights_only):
+    net = SpikingVGG("4-P-F8", input_shape=(1, 4, 4), learn_threshold=True)
+    module = SpikingClassifier(
+        net, lambda each: torch.optim.SGD(each, lr=0.1, weight_decay=0.5), decay_weights_only=weights_only
+    )
+    before = {name: each.detach().clone() for name, each in module.named_parameters()}
+    for each in module.parameters():
+        each.grad = torch.zeros_like(each)
+    module.configure_optimizers().step()
+    for name, each in module.named_parameters():
+        shrinks = not weights_only or (".weights." in name and name.endswith("weight"))
+        torch.testing.assert_close(each.detach(), before[name] * (0.95 if shrinks else 1.0), msg=name)

@@ -227,3 +227,22 @@ def test_more_elements_than_int32_holds(kernels):
     found = kernels.forward(scan, False, True)
     assert found.fired.sum() == found.fired[0, 0, -1] == 3
     assert found.dense[-1, ..., -1, -3:].all()
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own
+def test_early_exits_are_found_where_the_trainer_took_the_module_off_the_device():
+    from pytorch_lightning import Trainer
+
+    from spikesparse import CIFAR10DataModule, SpikingVGG
+    from spikesparse.early_exit import EarlyExit
+    from spikesparse.exits.curve import ExitCurve
+    from spikesparse.metrics import EnergyConstants
+
+    data = CIFAR10DataModule(source="digits", timesteps=2)
+    net = SpikingVGG("8-P", input_shape=data.input_shape, timesteps=2)
+    curve = ExitCurve(net, 2, EnergyConstants())
+    trainer = Trainer(accelerator="gpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.validate(curve, data, verbose=False)
+    one, both = curve.row(EarlyExit(0.01)), curve.row(EarlyExit())
+    assert (one.timesteps, both.timesteps) == (1, 2)
+    assert one.spikes < both.spikes

@@ -71,7 +71,7 @@ class ExitCurve(LightningModule):
     def row(self, exit: EarlyExit) -> Exits:
         """What comes of an early exit."""
         counts, right, images = SpikeCounts(), 0, 0
-        counts.to(self.device)
+        counts.to(self._seen[0][1].device)  # the trainer has taken this module off it
         for step_logits, labels, tallies in self._seen:
             steps = exit.steps(step_logits)
             for t in steps.unique().tolist():
