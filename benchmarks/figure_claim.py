@@ -31,7 +31,7 @@ class Line(NamedTuple):
     width: float = 1.2
 
 
-FULL, EXIT, WIDE, STEPS, DIGITS = "#1f6feb", "#d1495b", "#3d8b5f", "#8250df", "#8a8f98"
+FULL, EXIT, VGG9, WIDE, STEPS, DIGITS = "#1f6feb", "#d1495b", "#1b1f24", "#3d8b5f", "#8250df", "#8a8f98"
 QUIET = ("quiet_70", "quiet_85")
 BY_STEP = ("by_step_70", "by_step_73", "by_step_85", "by_step_90")
 LINES = (
@@ -39,6 +39,7 @@ LINES = (
     Line("vgg7, one network's early exits", "vgg7_iso", "twin", BY_STEP, "P", EXIT, 2),
     Line("vgg7, λ rising to 1", "vgg7_iso", "twin", ("linear_ramp",), "^", FULL, 2),
     Line("vgg7, λ = 1 throughout", "vgg7_iso", "twin", ("fixed_lambda",), "v", FULL, 2),
+    Line("VGG9, one network's early exits", "vgg9", "twin", ("early_70", "early_85", "early_90"), "P", VGG9, 2),
     Line("proxy, vgg7 from T=4", "width_proxy", "twin", ("quiet_70",), "s", WIDE),
     Line(
         "proxy, twice the channels, from T=4",
