@@ -161,3 +161,14 @@ def test_the_data_module_draws_by_epoch_and_index():
         batch = Batch(images.images[index], images.labels[index], torch.tensor(index))
         expected = augmented(batch.images, batch.indices, 2, True, seed=7, epoch=epoch).float() / 255
         assert torch.equal(data.encode(batch, training=True, epoch=epoch).images, expected)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_data_module_cuts_out_of_training_images_alone(flip):
+    data = CIFAR10DataModule(source="digits", crop_padding=0, flip=flip, cutout=3, normalize=False, draw_seed=7)
+    images = data.dataset.train
+    batch = Batch(images.images[:9], images.labels[:9], torch.arange(9))
+    kept = augmented(batch.images, batch.indices, 0, flip, seed=7, epoch=2)
+    expected = cut_out(kept, augmentation_draws(7, 2, batch.indices), 3).float() / 255
+    assert torch.equal(data.encode(batch, training=True, epoch=2).images, expected)
+    assert torch.equal(data.encode(batch).images, batch.images.float() / 255)
