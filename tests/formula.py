@@ -41,9 +41,9 @@ class ScaleGradient(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None
 
 
-def neurons(currents, decay, threshold, name, slope, soft, detach, given=None):
+def neurons(currents, decay, threshold, initial, name, slope, soft, detach, given=None):
     """Spikes of a list of currents, one a step; those ``given``, whatever the membrane, if there are any."""
-    v, spikes = torch.zeros_like(currents[0]), []
+    v, spikes = torch.zeros_like(currents[0]) + initial, []
     fixed_decay, fixed_threshold = (p.item() if isinstance(p, torch.Tensor) else p for p in (decay, threshold))
     slope = DEFAULT_SLOPES[name] if slope is None else slope
     for t, x in enumerate(currents):
@@ -67,14 +67,14 @@ def neurons(currents, decay, threshold, name, slope, soft, detach, given=None):
     return out
 
 
-def layer(y, weight, bias, decay, threshold, name, soft, detach, timesteps, pool, batch, eps, given):
+def layer(y, weight, bias, decay, threshold, initial, name, soft, detach, timesteps, pool, batch, eps, given):
     """BatchNorm (or scale and shift), neurons and pool on (S, B, H, W, C): what leaves, and both counts."""
     if batch:
         axes = (0, 1, 2, 3)
         y = (y - y.mean(axes)) / (y.var(axes, correction=0) + eps).sqrt()
     x = y if weight is None else y * weight + bias
     currents = [x[0]] * timesteps if len(x) < timesteps else list(x)
-    spikes = neurons(currents, decay, threshold, name, None, soft, detach, given)
+    spikes = neurons(currents, decay, threshold, initial, name, None, soft, detach, given)
     fired, events = spikes.sum((0, -1)), None
     if pool:
         height, width = fired.shape[1:]

@@ -44,7 +44,8 @@ def scan_of(shape, constant=False, pool=False, spec=None, ties=False, dtype=torc
     y = numbers((1 if constant else steps, *rest), ties=ties).to(dtype)
     scale, shift = (numbers((rest[-1],), seed, ties) for seed in (1, 2))
     numbers_of_channels = (scale.abs() + 0.5, shift / 4) if scaled else (None, None)
-    return Scan(y, *numbers_of_channels, torch.tensor(0.5), torch.tensor(1.0), spec or spec_of(), steps, pool)
+    initial = torch.tensor(0.25) if pool != constant else None
+    return Scan(y, *numbers_of_channels, torch.tensor(0.5), torch.tensor(1.0), spec or spec_of(), steps, pool, initial)
 
 
 # ---- spikes ---------------------------------------------------------------------------------------------------------
@@ -148,26 +149,28 @@ def both_gradients(shape, name, soft, detach, constant, pool, norm, dtype=torch.
     steps, *rest = shape
     y = numbers((1 if constant else steps, *rest)).to(dtype)
     weight, bias = numbers((rest[-1],), 1).abs() + 0.5, numbers((rest[-1],), 2) / 4
-    inputs = [y, weight, bias, torch.tensor(0.6), torch.tensor(0.9)]
+    inputs = [y, weight, bias, torch.tensor(0.6), torch.tensor(0.9), torch.tensor(0.4)]
     used = [p for p in inputs if norm != "none" or p.shape != weight.shape]
     results = []
     given = None
     for ours in (True, False):
         leaves = [p.clone().to(p.dtype if ours else torch.float64).requires_grad_() for p in used]
-        (x, *channels), (decay, threshold) = leaves[:-2], leaves[-2:]
+        (x, *channels), (decay, threshold, initial) = leaves[:-3], leaves[-3:]
         spec = spec_of(name, soft, detach)
         if ours:
             normalization = Normalization(*channels, batch=norm == "batch", eps=1e-3) if channels else None
-            fired = fire(x, decay, threshold, spec, steps, normalization, pool, pack=True, count=True)
+            numbers_of = (decay, threshold, spec, steps, normalization)
+            fired = fire(x, *numbers_of, pool, pack=True, count=True, initial=initial)
             outputs = (fired.spikes, fired.fired, fired.events)
             # The spikes before the pool, which the formula shall make: those of the same current without it.
-            given = fire(x, decay, threshold, spec, steps, normalization).spikes.detach().double()
+            given = fire(x, *numbers_of, initial=initial).spikes.detach().double()
         else:
             outputs = formula.layer(
                 x,
                 *(channels or (None, None)),
                 decay,
                 threshold,
+                initial,
                 name,
                 soft,
                 detach,

@@ -32,8 +32,8 @@ def random(*shape, seed=0):
 def scan_of(timesteps, shape, pool, spec, dtype=torch.float32, constant=False, scaled=True):
     y = (2 * random(1 if constant else timesteps, *shape)).to(dtype)
     scale, shift = 0.5 + random(shape[-1], seed=1).abs(), 0.3 * random(shape[-1], seed=2)
-    numbers = (torch.tensor(value, device="cuda") for value in (0.9, 0.8))
-    return Scan(y, *((scale, shift) if scaled else (None, None)), *numbers, spec, timesteps, pool)
+    *numbers, initial = (torch.tensor(value, device="cuda") for value in (0.9, 0.8, 0.3))
+    return Scan(y, *((scale, shift) if scaled else (None, None)), *numbers, spec, timesteps, pool, initial)
 
 
 def doubled(value):

@@ -21,16 +21,18 @@ def spec_of(name="atan", slope=None, soft=False, detach=True, strict=False):
     return NeuronSpec(surrogate(name, slope), soft, detach, strict)
 
 
-def both(current, weight, decay, threshold, name, slope, soft, detach, constant):
+def both(current, weight, decay, threshold, initial, name, slope, soft, detach, constant):
     """Spikes and gradients of sum(weight * spikes): of the scan, and of the reference."""
     timesteps = len(weight)
     results = []
     for scanned in (True, False):
         x, *learned = inputs = [
-            p.clone().requires_grad_() if isinstance(p, torch.Tensor) else p for p in (current, decay, threshold)
+            p.clone().requires_grad_() if isinstance(p, torch.Tensor) else p
+            for p in (current, decay, threshold, initial)
         ]
         if scanned:
-            spikes = neuron_scan(x, *learned, spec_of(name, slope, soft, detach), timesteps if constant else None)
+            spec = spec_of(name, slope, soft, detach)
+            spikes = neuron_scan(x, *learned[:2], spec, timesteps if constant else None, learned[2])
         else:
             spikes = neurons([x] * timesteps if constant else list(x), *learned, name, slope, soft, detach)
         (spikes * weight).sum().backward()
@@ -48,10 +50,10 @@ def test_every_surrogate_has_a_formula_here():
 @pytest.mark.parametrize("slope", [None, 2.5])
 @pytest.mark.parametrize("name", SURROGATE_FORMULAS)
 def test_spikes_and_current_gradient_equal_autograd(name, slope, soft, detach, constant):
-    for decay in (1.0, 0.9, 0.5):
+    for decay, initial in ((1.0, 0.0), (0.9, 0.7), (0.5, 0.0), (0.5, -0.3)):
         for timesteps in (1, 2, 7):
             current, weight = random_case(timesteps, constant)
-            ours, expected = both(current, weight, decay, 1.0, name, slope, soft, detach, constant)
+            ours, expected = both(current, weight, decay, 1.0, initial, name, slope, soft, detach, constant)
             assert torch.equal(ours[0], expected[0]), (decay, timesteps)
             assert 0 < ours[0].mean() < 1
             torch.testing.assert_close(ours[1], expected[1], rtol=1e-10, atol=1e-10)
@@ -62,17 +64,15 @@ def test_spikes_and_current_gradient_equal_autograd(name, slope, soft, detach, c
 @pytest.mark.parametrize("detach", [True, False], ids=["detached", "through_reset"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("name", SURROGATE_FORMULAS)
-def test_gradients_of_learned_decay_and_threshold_equal_autograd(name, soft, detach, constant):
+def test_gradients_of_what_is_learned_equal_autograd(name, soft, detach, constant):
     for decay in (0.9, 0.5):
         for timesteps in (1, 2, 7):
             current, weight = random_case(timesteps, constant)
-            learned = [torch.tensor(value, dtype=torch.float64) for value in (decay, 0.8)]
+            learned = [torch.tensor(value, dtype=torch.float64) for value in (decay, 0.8, 0.3)]
             ours, expected = both(current, weight, *learned, name, None, soft, detach, constant)
             assert torch.equal(ours[0], expected[0])
-            wanted = [torch.zeros(()).double() if g is None else g for g in expected[1]]  # T = 1: decay is not used
-            torch.testing.assert_close(ours[1], wanted, rtol=1e-10, atol=1e-10)
-            assert wanted[2] != 0
-            assert (wanted[1] != 0) == (timesteps > 1)
+            torch.testing.assert_close(ours[1], expected[1], rtol=1e-10, atol=1e-10)
+            assert all(g != 0 for g in expected[1][1:])
 
 
 def test_lee_trace_correction_by_hand():

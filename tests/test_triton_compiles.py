@@ -71,7 +71,8 @@ def machine_code(cubin):
 def meta_scan(timesteps, pool, dtype, name="atan", soft=False, detach=True, constant=False):
     y = torch.empty(1 if constant else timesteps, 64, 32, 32, 64, dtype=dtype, device="meta")
     numbers = (torch.empty(shape, device="meta") for shape in ((64,), (64,), (), ()))
-    return Scan(y, *numbers, NeuronSpec(surrogate(name), soft, detach), timesteps, pool)
+    initial = torch.empty((), device="meta")
+    return Scan(y, *numbers, NeuronSpec(surrogate(name), soft, detach), timesteps, pool, initial)
 
 
 def gradients_of(scan):

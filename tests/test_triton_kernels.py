@@ -64,6 +64,7 @@ def random_scan(
         NeuronSpec(**settings),
         timesteps,
         pool,
+        torch.tensor(0.3) if timesteps != 2 else None,
     )
 
 

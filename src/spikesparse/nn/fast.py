@@ -47,7 +47,8 @@ def fire_layer(layer: SpikingLayer, x: Tensor, timesteps: int, counter: SpikeCou
     pool = _pools_fused(layer, counter)
     dropped = layer.dropout is not None and layer.training
     neurons: dict[str, Any] = {
-        **{"decay": neuron.decay, "threshold": neuron.threshold, "spec": neuron.spec, "timesteps": timesteps},
+        **{"decay": neuron.decay, "threshold": neuron.threshold, "initial": neuron.initial_potential},
+        **{"spec": neuron.spec, "timesteps": timesteps},
         "normalization": None if norm is None else normalization_of(norm, layer.shares_statistics),
         **{"pool": pool, "pack": torch.is_grad_enabled() and not dropped, "count": not counter.recording},
     }

@@ -1,4 +1,4 @@
-"""Spiking neuron layers. Stateless between calls: a forward pass starts at rest and leaves nothing behind."""
+"""Spiking neuron layers. Stateless between calls: a forward pass starts anew and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -44,9 +44,13 @@ class LIF(SpikingNeuron):
         learn_decay: train the decay, as sigmoid(raw) (so it starts below 1). Fang et al. 2021, arXiv 2007.05785.
         learn_threshold: train the threshold, as exp(raw).
         strict: fire only strictly above the threshold.
+        initial_potential: v before the first step. Above 0 the first spikes come sooner: of few steps, none is lost on
+            charging (Bu et al. 2022, arXiv 2202.01440, who choose it for converted networks).
+        learn_initial_potential: train it, one for the layer.
 
     Raises:
-        UserError: for a decay outside (0, 1], a threshold <= 0, an unknown reset or surrogate.
+        UserError: for a decay outside (0, 1], a threshold <= 0, an infinite initial potential, an unknown reset or
+            surrogate.
 
     Example:
         >>> import torch
@@ -67,6 +71,8 @@ class LIF(SpikingNeuron):
         learn_decay: bool = False,
         learn_threshold: bool = False,
         strict: bool = False,
+        initial_potential: float = 0.0,
+        learn_initial_potential: bool = False,
     ) -> None:
         super().__init__()
         if not 0.0 < decay <= 1.0:
@@ -79,12 +85,15 @@ class LIF(SpikingNeuron):
             raise UserError(
                 "--model.net.learn_decay=true: a learned decay must start below 1; set --model.net.decay=0.9."
             )
+        if not math.isfinite(initial_potential):
+            raise UserError(f"--model.net.initial_potential={initial_potential}: a number is needed; 0 is at rest.")
         choose("reset", reset, RESETS, "--model.net.reset")
         self.spec = NeuronSpec(_surrogate(surrogate, surrogate_slope), reset == "soft", detach_reset, strict)
         # Fixed values stay Python numbers: a buffer would be rounded by .to(bfloat16), 0.99 to 0.988.
-        self._fixed_decay, self._fixed_threshold = decay, threshold
+        self._fixed_decay, self._fixed_threshold, self._fixed_initial = decay, threshold, initial_potential
         self.raw_decay = _scalar(math.log(decay / (1.0 - decay))) if learn_decay else None
         self.log_threshold = _scalar(math.log(threshold)) if learn_threshold else None
+        self.learned_initial = _scalar(initial_potential) if learn_initial_potential else None
 
     @property
     def decay(self) -> float | Tensor:
@@ -96,9 +105,14 @@ class LIF(SpikingNeuron):
         """The threshold in force: a number, or a differentiable scalar if it is learned."""
         return self._fixed_threshold if self.log_threshold is None else torch.exp(self.log_threshold)
 
+    @property
+    def initial_potential(self) -> float | Tensor:
+        """The potential before the first step: a number, or a differentiable scalar if it is learned."""
+        return self._fixed_initial if self.learned_initial is None else self.learned_initial
+
     def forward(self, current: Tensor, timesteps: int | None = None) -> Tensor:
         """Spikes (T, B, ...) from a current (T, B, ...), or from a constant one (B, ...) over ``timesteps``."""
-        return neuron_scan(current, self.decay, self.threshold, self.spec, timesteps)
+        return neuron_scan(current, self.decay, self.threshold, self.spec, timesteps, self.initial_potential)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LIF:
         """Move with the network, but never be rounded to its half-precision dtype."""
@@ -137,9 +151,12 @@ class IF(LIF):
         surrogate_slope: float | None = None,
         learn_threshold: bool = False,
         strict: bool = False,
+        initial_potential: float = 0.0,
+        learn_initial_potential: bool = False,
     ) -> None:
         super().__init__(
-            1.0, threshold, reset, detach_reset, surrogate, surrogate_slope, False, learn_threshold, strict
+            *(1.0, threshold, reset, detach_reset, surrogate, surrogate_slope, False, learn_threshold, strict),
+            *(initial_potential, learn_initial_potential),
         )
 
 

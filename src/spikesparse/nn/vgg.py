@@ -42,6 +42,8 @@ class SpikingVGG(SpikingStack):
         detach_reset: no gradient through the reset.
         learn_decay: train one decay per layer.
         learn_threshold: train one threshold per layer.
+        initial_potential: of the membranes before the first step; above 0, early steps make more spikes.
+        learn_initial_potential: train one initial potential per layer.
         surrogate: "atan", "sigmoid", "fast_sigmoid", "triangle", "rectangle" or "lee2020".
         surrogate_slope: None takes the surrogate's own.
         norm: "batch" (BatchNorm over T * B) or "none".
@@ -82,6 +84,8 @@ class SpikingVGG(SpikingStack):
         detach_reset: bool = True,
         learn_decay: bool = False,
         learn_threshold: bool = False,
+        initial_potential: float = 0.0,
+        learn_initial_potential: bool = False,
         surrogate: str = "atan",
         surrogate_slope: float | None = None,
         norm: str = "batch",
@@ -103,7 +107,11 @@ class SpikingVGG(SpikingStack):
             raise UserError(f"--data.timesteps={timesteps}: a network needs at least 1 time step; 4 is usual.")
 
         def lif() -> SpikingNeuron:
-            return LIF(decay, threshold, reset, detach_reset, surrogate, surrogate_slope, learn_decay, learn_threshold)
+            return LIF(
+                *(decay, threshold, reset, detach_reset, surrogate, surrogate_slope, learn_decay, learn_threshold),
+                initial_potential=initial_potential,
+                learn_initial_potential=learn_initial_potential,
+            )
 
         def make_pool() -> nn.Module | None:
             if pooling == "spiking_average":
@@ -119,6 +127,7 @@ class SpikingVGG(SpikingStack):
                 {
                     **{"decay": decay, "threshold": threshold, "reset": reset, "detach_reset": detach_reset},
                     **{"learn_decay": learn_decay, "learn_threshold": learn_threshold},
+                    **{"initial_potential": initial_potential, "learn_initial_potential": learn_initial_potential},
                     **{"surrogate": surrogate, "surrogate_slope": surrogate_slope},
                 },
                 read,

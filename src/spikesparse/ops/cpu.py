@@ -29,7 +29,7 @@ class _Scan(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("timesteps", "steps", "batch", "height", "width", "channels")),
         *((name, ctypes.c_void_p) for name in ("y", "scale", "shift")),
-        *((name, ctypes.c_float) for name in ("decay", "threshold", "slope")),
+        *((name, ctypes.c_float) for name in ("decay", "threshold", "initial", "slope")),
         *((name, ctypes.c_int32) for name in ("bfloat16", "pool", "soft_reset", "detach_reset", "strict")),
         *((name, ctypes.c_int32) for name in ("surrogate", "threads")),
     )
@@ -68,10 +68,10 @@ def forward(scan: Scan, pack: bool, count: bool) -> Spikes:
 def backward(
     scan: Scan, gradients: SpikeGradients, wanted: Wanted, center: Tensor | None, coefficients: Tensor | None
 ) -> Gradients:
-    """Gradients of y, of channels' sums, and of decay and threshold."""
+    """Gradients of y, of channels' sums, and of decay, threshold and initial membrane."""
     y = torch.empty_like(scan.y) if wanted.y else None
     channels = _sums(2, scan.y.shape[-1]) if wanted.channels else None
-    learned = _sums(2) if wanted.learned else None
+    learned = _sums(3) if wanted.learned else None
     arguments = (*gradients, center, coefficients, channels, learned, y)
     _library().spikesparse_backward(_struct(scan), *(_at(argument) for argument in arguments))
     return Gradients(y, *(None if sums is None else sums.sum(0) for sums in (channels, learned)))
@@ -100,7 +100,8 @@ def _struct(scan: Scan) -> ctypes._CArgObject:
             scan.timesteps,
             *scan.y.shape,
             *(None if each is None else each.data_ptr() for each in (scan.y, scan.scale, scan.shift)),
-            *(scan.decay.item(), scan.threshold.item(), spec.surrogate.slope),
+            *(scan.decay.item(), scan.threshold.item(), 0.0 if scan.initial is None else scan.initial.item()),
+            spec.surrogate.slope,
             *(scan.y.dtype == torch.bfloat16, scan.pool, spec.soft_reset, spec.detach_reset, spec.strict),
             *(list(SURROGATES).index(spec.surrogate.name), torch.get_num_threads()),
         )

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 extern "C" {
@@ -20,7 +21,7 @@ struct Scan {
   int64_t batch, height, width, channels;
   const void *y;              // (steps, batch, height, width, channels), float or bfloat16
   const float *scale, *shift; // (channels), or null
-  float decay, threshold, slope;
+  float decay, threshold, initial, slope;
   int32_t bfloat16, pool, soft_reset, detach_reset, strict, surrogate, threads;
 };
 }
@@ -213,7 +214,8 @@ template <class T> void forward(const Scan &scan, T *spikes, uint8_t *bits, int3
   int64_t row_bytes = (scan.channels + 7) / 8;
   tiles.run([&](int64_t, const Tile &tile) {
     PerLane scale(tile, scan.scale, 1.0f), shift(tile, scan.shift, 0.0f);
-    float y[4][LANES], v[4][LANES] = {}, h[LANES], out[LANES], all[LANES];
+    float y[4][LANES], v[4][LANES], h[LANES], out[LANES], all[LANES];
+    std::fill_n(v[0], 4 * LANES, scan.initial);
     uint8_t bytes[LANES];
     for (int64_t t = 0; t < scan.timesteps; ++t) {
       for (int sub = 0; sub < tiles.subs; ++sub) {
@@ -336,7 +338,7 @@ void correct_for_leak(const Scan &scan, int lanes, const float *h, float *grad) 
     for (int l = 0; l < lanes; ++l) grad[t * LANES + l] *= filtered[l];
 }
 
-// What the gradients of decay and threshold get from step t; sigma, g and grad_v as in back_through_time.
+// What the gradients of decay and threshold get from step t (of the initial membrane, see back_through_time); sigma, g and grad_v as in back_through_time.
 void add_learned(const Scan &scan, int lanes, int64_t t, const float *h, const float *sigma, const float *grad_s,
                  const float *g, const float *grad_v, double *learned) {
   const Neuron neuron(scan);
@@ -346,7 +348,7 @@ void add_learned(const Scan &scan, int lanes, int64_t t, const float *h, const f
     float kept = neuron.soft ? float(neuron.fires(h[l])) - (through ? neuron.threshold * sigma[l] : 0.0f)
                              : (through ? -h[l] * sigma[l] : 0.0f);
     of_threshold -= grad_s[l] * sigma[l] + grad_v[l] * kept;
-    if (t > 0) of_decay += g[l] * neuron.after_reset(h[l - LANES]);
+    of_decay += g[l] * (t > 0 ? neuron.after_reset(h[l - LANES]) : scan.initial);
   }
   learned[0] += of_decay, learned[1] += of_threshold;
 }
@@ -374,6 +376,7 @@ void back_through_time(const Scan &scan, int lanes, const float *h, float *grad,
     if (learned) add_learned(scan, lanes, t, ht, sigmas, grad_s, gt, grad_v, learned);
     std::copy_n(next, lanes, grad_v);
   }
+  if (learned) learned[2] += std::accumulate(grad_v, grad_v + lanes, 0.0);
 }
 
 template <int SURROGATE> auto through_or_not(const Scan &scan) {
@@ -403,7 +406,8 @@ void backward(const Scan &scan, const T *grad_spikes, const float *grad_fired, c
     PerLane scale(tile, scan.scale, 1.0f), shift(tile, scan.shift, 0.0f), mid(tile, center, 0.0f);
     PerLane a(tile, coefficients, 1.0f), b(tile, coefficients ? coefficients + channels : nullptr, 0.0f),
         c(tile, coefficients ? coefficients + 2 * channels : nullptr, 0.0f);
-    float v[4][LANES] = {};
+    float v[4][LANES];
+    std::fill_n(v[0], 4 * LANES, scan.initial);
     for (int64_t t = 0; t < steps; ++t) {
       const float *h[4] = {};
       float *grad[4] = {};
@@ -421,7 +425,7 @@ void backward(const Scan &scan, const T *grad_spikes, const float *grad_fired, c
       float *grad = &space.grad[sub * of_sub];
       const float *h = &space.h[sub * of_sub], *y = &space.y[sub * of_sub];
       if (scan.surrogate == LEE2020) correct_for_leak(scan, tile.lanes, h, grad);
-      back(scan, tile.lanes, h, grad, learned ? learned + 2 * chunk : nullptr);
+      back(scan, tile.lanes, h, grad, learned ? learned + 3 * chunk : nullptr);
       if (scan.steps == 1)
         for (int64_t t = 1; t < steps; ++t)
           for (int l = 0; l < tile.lanes; ++l) grad[l] += grad[t * LANES + l];

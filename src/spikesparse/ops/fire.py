@@ -66,6 +66,7 @@ def fire(
     pool: bool = False,
     pack: bool = False,
     count: bool = False,
+    initial: float | Tensor = 0.0,
 ) -> Fired:
     """Spikes of a layer whose weights put out ``y``.
 
@@ -79,9 +80,10 @@ def fire(
         pool: the spikes leave through a 2x2 max-pool.
         pack: make ``bits``.
         count: make ``fired`` and ``events``.
+        initial: the membrane before the first step; a number or a scalar tensor.
     """
     tensors, settings = fire_arguments(
-        y.dtype, y.device, decay, threshold, spec, timesteps, normalization, pool, pack, count
+        y.dtype, y.device, decay, threshold, spec, timesteps, normalization, pool, pack, count, initial
     )
     return Fired(*run_fire(y.contiguous(), *tensors, *settings))
 
@@ -100,7 +102,8 @@ class Settings(NamedTuple):
 
 
 SETTINGS = "str spec, int timesteps, bool pool, bool batch, float eps, str group, bool pack, bool counts"
-TENSORS = "Tensor? scale, Tensor? shift, Tensor decay, Tensor threshold"
+TENSORS = "Tensor? scale, Tensor? shift, Tensor decay, Tensor threshold, Tensor initial"
+Neurons = tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]  # of those
 
 
 def fire_arguments(
@@ -114,22 +117,30 @@ def fire_arguments(
     pool: bool = False,
     pack: bool = False,
     count: bool = False,
-) -> tuple[tuple[Tensor | None, Tensor | None, Tensor, Tensor], Settings]:
+    initial: float | Tensor = 0.0,
+) -> tuple[Neurons, Settings]:
     """The arguments of :func:`fire` as the operators take them: ``TENSORS`` and ``SETTINGS``."""
     dtype = state_dtype(dtype)
-    decay, threshold = (
+    decay, threshold, initial = (
         p.to(dtype) if isinstance(p, Tensor) else torch.full((), p, dtype=dtype, device=device)
-        for p in (decay, threshold)
+        for p in (decay, threshold, initial)
     )
+    numbers = (decay, threshold, initial)
     if normalization is None:
-        return (None, None, decay, threshold), Settings(spec.key, timesteps, pool, False, 0.0, "", pack, count)
+        return (None, None, *numbers), Settings(spec.key, timesteps, pool, False, 0.0, "", pack, count)
     scale, shift = normalization.scale.to(dtype), normalization.shift.to(dtype)
     batch, eps, group = normalization.batch, normalization.eps, normalization.group
-    return (scale, shift, decay, threshold), Settings(spec.key, timesteps, pool, batch, eps, group, pack, count)
+    return (scale, shift, *numbers), Settings(spec.key, timesteps, pool, batch, eps, group, pack, count)
 
 
 def _run(
-    y: Tensor, scale: Tensor | None, shift: Tensor | None, decay: Tensor, threshold: Tensor, *arguments: Any
+    y: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    decay: Tensor,
+    threshold: Tensor,
+    initial: Tensor,
+    *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(*arguments)
     spec = spec_of(settings.spec)
@@ -138,13 +149,19 @@ def _run(
     if settings.batch:
         moments = shared_moments(backend.moments(y), y.numel() // y.shape[-1], settings.group)
         scale, shift = fold(moments, scale, shift, settings.eps)
-    scan = Scan(y, scale, shift, decay, threshold, spec, settings.timesteps, settings.pool)
+    scan = Scan(y, scale, shift, decay, threshold, spec, settings.timesteps, settings.pool, initial)
     spikes, bits, fired, events = backend.forward(scan, settings.pack, settings.counts)
     return spikes, bits, fired.double(), events.double(), moments
 
 
 def _fake(
-    y: Tensor, scale: Tensor | None, shift: Tensor | None, decay: Tensor, threshold: Tensor, *arguments: Any
+    y: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    decay: Tensor,
+    threshold: Tensor,
+    initial: Tensor,
+    *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(*arguments)
     scan = Scan(y, scale, shift, decay, threshold, spec_of(settings.spec), settings.timesteps, settings.pool)
@@ -160,18 +177,18 @@ def _fake(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:5], output[4])
-    ctx.settings = inputs[5:]
+    ctx.save_for_backward(*inputs[:6], output[4])
+    ctx.settings = inputs[6:]
 
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    scaled, learns = ctx.saved_tensors[1] is not None, any(ctx.needs_input_grad[3:5])
+    scaled, learns = ctx.saved_tensors[1] is not None, any(ctx.needs_input_grad[3:6])
     arriving = (gradients[0], gradients[2], gradients[3])
     grad_y, of_channels, of_learned = run_fire_backward(*arriving, *ctx.saved_tensors, *ctx.settings, learns)
     return (
         grad_y,
         *(of_channels if scaled else (None, None)),
-        *(of_learned if learns else (None, None)),
+        *(of_learned if learns else (None, None, None)),
         *[None] * len(ctx.settings),
     )
 
@@ -195,16 +212,17 @@ def _run_backward(
     shift: Tensor | None,
     decay: Tensor,
     threshold: Tensor,
+    initial: Tensor,
     moments: Tensor,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of y, of (scale, shift) (2, C), and of (decay, threshold) (2,); the last two may be empty."""
+    """Gradients of y, of (scale, shift) (2, C), and of (decay, threshold, initial) (3,); the last two may be empty."""
     settings, learns = Settings(*arguments[:-1]), arguments[-1]
     spec, dtype = spec_of(settings.spec), state_dtype(y.dtype)
     backend = backend_for(y.device, y.dtype, spec)
     if settings.batch:
         scale, shift = fold(moments, scale, shift, settings.eps)
-    scan = Scan(y, scale, shift, decay, threshold, spec, settings.timesteps, settings.pool)
+    scan = Scan(y, scale, shift, decay, threshold, spec, settings.timesteps, settings.pool, initial)
     counts = (grad_fired if settings.counts else None, grad_events if settings.counts and settings.pool else None)
     gradients = SpikeGradients(
         y.new_zeros(scan.out_shape) if grad_spikes is None else grad_spikes.contiguous(),
@@ -240,7 +258,7 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype, learns = state_dtype(y.dtype), others[-1]
     of_channels = y.new_empty((0,) if scale is None else (2, y.shape[-1]), dtype=dtype)
-    return torch.empty_like(y), of_channels, y.new_empty((2,) if learns else (0,), dtype=dtype)
+    return torch.empty_like(y), of_channels, y.new_empty((3,) if learns else (0,), dtype=dtype)
 
 
 run_fire_backward = torch.library.custom_op(

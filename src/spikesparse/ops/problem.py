@@ -27,6 +27,7 @@ class Scan:
         spec: reset, surrogate and the like.
         timesteps: T.
         pool: the spikes leave through a 2x2 max-pool of stride 2.
+        initial: the membrane before the first step, scalar in the state's dtype; None is 0.
     """
 
     y: Tensor
@@ -37,6 +38,7 @@ class Scan:
     spec: NeuronSpec
     timesteps: int
     pool: bool = False
+    initial: Tensor | None = None
 
     @property
     def constant(self) -> bool:
@@ -95,7 +97,7 @@ class Wanted(NamedTuple):
     Attributes:
         y: the gradient of y: a * g + b * (y - center) + c.
         channels: sums over everything but channels: g, and g * (y - center).
-        learned: the gradients of decay and threshold.
+        learned: the gradients of decay, threshold and initial membrane.
     """
 
     y: bool = True
@@ -104,7 +106,7 @@ class Wanted(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """The answer: ``y`` in y's dtype and shape, ``channels`` float64 (2, C), ``learned`` float64 (2,); or None."""
+    """The answer: ``y`` in y's dtype and shape, ``channels`` float64 (2, C), ``learned`` float64 (3,); or None."""
 
     y: Tensor | None
     channels: Tensor | None

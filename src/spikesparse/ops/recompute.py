@@ -56,15 +56,15 @@ def _run(x: Tensor, bits: Tensor, unit: float, weight: Tensor, *arguments: Any) 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, bits, unit, weight, *arguments = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(bits if len(bits) else x, weight, *arguments[_FIRST : _FIRST + 4], output[4])
-    ctx.convolution, ctx.settings = arguments[:_FIRST], arguments[_FIRST + 4 :]
+    ctx.save_for_backward(bits if len(bits) else x, weight, *arguments[_FIRST : _FIRST + 5], output[4])
+    ctx.convolution, ctx.settings = arguments[:_FIRST], arguments[_FIRST + 5 :]
     ctx.packed, ctx.unit, ctx.sizes = len(bits) > 0, unit, x.shape
 
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     wants = [ctx.needs_input_grad[i] for i in (0, 3)]
     scaled = ctx.saved_tensors[2] is not None
-    learns = any(ctx.needs_input_grad[4 + _FIRST + i] for i in (2, 3))
+    learns = any(ctx.needs_input_grad[4 + _FIRST + i] for i in (2, 3, 4))
     of_x, of_weight, of_channels, of_learned = _backward(
         *(gradients[0], gradients[2], gradients[3], *ctx.saved_tensors, ctx.packed, ctx.unit, ctx.sizes, wants),
         *(*ctx.convolution, *ctx.settings, learns),
@@ -73,7 +73,7 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
         *(of_x if wants[0] else None, None, None, of_weight if wants[1] else None),
         *[None] * _FIRST,
         *(of_channels if scaled else (None, None)),
-        *(of_learned if learns else (None, None)),
+        *(of_learned if learns else (None, None, None)),
         *[None] * len(ctx.settings),
     )
 
@@ -88,6 +88,7 @@ def _run_backward(
     shift: Tensor | None,
     decay: Tensor,
     threshold: Tensor,
+    initial: Tensor,
     moments: Tensor,
     packed: bool,
     unit: float,
@@ -98,7 +99,7 @@ def _run_backward(
     convolution = Convolution(*arguments[:_FIRST])
     x = unpack_rows(kept, sizes[-1], unit, weight.dtype) if packed else kept
     y = _output(x, weight, convolution)
-    neurons = (scale, shift, decay, threshold, moments, *arguments[_FIRST:])
+    neurons = (scale, shift, decay, threshold, initial, moments, *arguments[_FIRST:])
     of_y, of_channels, of_learned = run_fire_backward(grad_spikes, grad_fired, grad_events, y, *neurons)
     del y
     of_x, of_weight, _ = convolution_gradients(
@@ -116,11 +117,11 @@ def _fake_backward(
     scale: Tensor | None,
     *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _, decay, _, _, _, _, sizes, wants, *arguments = others  # as in _run_backward
+    _, decay, _, _, _, _, _, sizes, wants, *arguments = others  # as in _run_backward
     like = weight.new_empty(sizes)
     of_x, of_weight, _ = fake_convolution_gradients(like, sizes, weight, [*wants, False])
     of_channels = decay.new_empty((0,) if scale is None else (2, len(weight)))
-    return of_x, of_weight, of_channels, decay.new_empty((2,) if arguments[-1] else (0,))
+    return of_x, of_weight, of_channels, decay.new_empty((3,) if arguments[-1] else (0,))
 
 
 _convolve_and_fire = torch.library.custom_op(

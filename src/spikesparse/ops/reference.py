@@ -1,7 +1,7 @@
 r"""The definition of the neuron scan, to be read: plain PyTorch, one step after the other. Every device and dtype.
 
-Forward, for every neuron and step t, with :math:`v_0 = 0` (``decay = 1`` is integrate-and-fire), from the output
-:math:`y` of the layer's weights, each channel scaled and shifted (BatchNorm, folded) in two roundings:
+Forward, for every neuron and step t, from the membrane :math:`v_0` on (``decay = 1`` is integrate-and-fire), from the
+output :math:`y` of the layer's weights, each channel scaled and shifted (BatchNorm, folded) in two roundings:
 
 .. math::
     x_t = (y_t a) + b, \qquad h_t = (\lambda v_{t-1}) + x_t, \qquad s_t = [h_t \ge \theta], \qquad
@@ -48,7 +48,7 @@ def forward(scan: Scan, pack: bool, count: bool) -> Spikes:
 def backward(
     scan: Scan, gradients: SpikeGradients, wanted: Wanted, center: Tensor | None, coefficients: Tensor | None
 ) -> Gradients:
-    """Gradients of y, of channels' sums, and of decay and threshold."""
+    """Gradients of y, of channels' sums, and of decay, threshold and initial membrane."""
     spec, decay, threshold = scan.spec, scan.decay, scan.threshold
     dtype = state_dtype(scan.y.dtype)
     h, spikes = (torch.stack(each) for each in zip(*_steps(scan), strict=True))
@@ -74,6 +74,8 @@ def backward(
         grad_h = grad_h + (grad_v if spec.soft_reset else grad_v.masked_fill(s != 0, 0))
         if t > 0:
             grad_decay += (grad_h * _reset(scan, h[t - 1], spikes[t - 1])).sum(dtype=torch.float64)
+        elif scan.initial is not None:
+            grad_decay += (grad_h * scan.initial).sum(dtype=torch.float64)
         grad_current[t] = grad_h
         grad_v = grad_h * decay
 
@@ -86,7 +88,7 @@ def backward(
     return Gradients(
         g.to(scan.y.dtype) if wanted.y else None,
         channels if wanted.channels else None,
-        torch.stack([grad_decay, grad_threshold]) if wanted.learned else None,
+        torch.stack([grad_decay, grad_threshold, grad_v.sum(dtype=torch.float64)]) if wanted.learned else None,
     )
 
 
@@ -105,7 +107,7 @@ def unpack_bits(bits: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
 
 def _steps(scan: Scan) -> list[tuple[Tensor, Tensor]]:
     """Membrane potential before the reset, and spikes, of every step: both in the state's dtype."""
-    steps, v = [], None
+    steps, v = [], scan.initial
     for t in range(scan.timesteps):
         x = scan.y[0 if scan.constant else t].to(state_dtype(scan.y.dtype))
         if scan.scale is not None and scan.shift is not None:

@@ -14,6 +14,7 @@ def neuron_scan(
     threshold: float | Tensor,
     spec: NeuronSpec,
     timesteps: int | None = None,
+    initial: float | Tensor = 0.0,
 ) -> Tensor:
     """Run a layer of neurons over all its time steps, on the fastest backend there is for it.
 
@@ -25,6 +26,7 @@ def neuron_scan(
         threshold: firing threshold > 0; a number or a scalar tensor.
         spec: reset, surrogate and the like.
         timesteps: T, if ``current`` is constant in time.
+        initial: membrane before the first step; a number or a scalar tensor.
 
     Returns:
         Spikes in {0, 1}, shape (T, B, ...), in ``current``'s dtype and laid out in memory as it is. The membrane is
@@ -37,5 +39,5 @@ def neuron_scan(
     ordered = current.permute(0, *order)
     steps = len(current) if timesteps is None else timesteps
     flat = ordered.reshape(len(current), 1, 1, 1, -1)
-    spikes = fire(flat, decay, threshold, spec, steps).spikes.view(steps, *ordered.shape[1:])
+    spikes = fire(flat, decay, threshold, spec, steps, initial=initial).spikes.view(steps, *ordered.shape[1:])
     return spikes.permute(0, *(1 + order.index(axis) for axis in range(1, current.dim())))

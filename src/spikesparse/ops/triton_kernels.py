@@ -77,7 +77,7 @@ def forward(scan: Scan, pack: bool, count: bool) -> Spikes:
     _launch(
         forward_kernel,
         triton.cdiv(windows[0] * windows[1] * windows[2], block_w) * blocks,
-        *(y, scan.scale, scan.shift, scan.decay, scan.threshold),
+        *(y, scan.scale, scan.shift, scan.decay, scan.threshold, scan.initial),
         *(dense, bits if pack else None, fired if count else None, events if count and scan.pool else None),
         *(*y.shape[1:], scan.timesteps, steps, _subs(scan), scan.constant),
         *(scan.spec.soft_reset, scan.spec.strict, block_w, block_c),
@@ -88,7 +88,7 @@ def forward(scan: Scan, pack: bool, count: bool) -> Spikes:
 def backward(
     scan: Scan, gradients: SpikeGradients, wanted: Wanted, center: Tensor | None, coefficients: Tensor | None
 ) -> Gradients:
-    """Gradients of y, of channels' sums, and of decay and threshold."""
+    """Gradients of y, of channels' sums, and of decay, threshold and initial membrane."""
     y, spec, subs = scan.y, scan.spec, _subs(scan)
     channels = y.shape[-1]
     steps, block_w, block_c = _backward_tile(scan)
@@ -99,14 +99,14 @@ def backward(
         programs = min(programs, triton.cdiv(_at_once(y.device), blocks)) or 1
     grad_y = torch.empty_like(y) if wanted.y else None
     sums = y.new_empty(2, programs, channels, dtype=torch.float64) if wanted.channels else None
-    learned = y.new_empty(2, programs * blocks, dtype=torch.float64) if wanted.learned else None
+    learned = y.new_empty(3, programs * blocks, dtype=torch.float64) if wanted.learned else None
     starts = None
     if chunks > 1:
         starts = y.new_empty(programs * blocks, chunks, subs, block_w, block_c, dtype=torch.float32)
     _launch(
         backward_kernel,
         programs * blocks,
-        *(y, scan.scale, scan.shift, scan.decay, scan.threshold, *gradients, center, coefficients),
+        *(y, scan.scale, scan.shift, scan.decay, scan.threshold, scan.initial, *gradients, center, coefficients),
         *(grad_y, sums, learned, starts),
         *(*y.shape[1:], scan.timesteps, steps, subs, scan.constant),
         *(spec.soft_reset, spec.strict, spec.detach_reset, spec.surrogate.name, float(spec.surrogate.slope)),

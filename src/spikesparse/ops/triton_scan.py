@@ -130,7 +130,7 @@ def _row(source, channel, channels):
 
 
 @triton.jit
-def _tiles(value: tl.constexpr, count: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr):
+def _tiles(value, count: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr):
     found = ()
     for _ in tl.static_range(count):
         found = found + (tl.full([BLOCK_W, BLOCK_C], value, tl.float32),)
@@ -144,6 +144,7 @@ def forward_kernel(
     shift,
     decay,
     threshold,
+    initial,
     spikes,
     bits,
     fired,
@@ -185,7 +186,7 @@ def forward_kernel(
     decay = tl.load(decay)
     threshold = tl.load(threshold)
 
-    v = _tiles(0.0, SUBS, BLOCK_W, BLOCK_C)
+    v = _tiles(0.0 if initial is None else tl.load(initial), SUBS, BLOCK_W, BLOCK_C)
     of_window = tl.full([BLOCK_W, BLOCK_C], 0, tl.int32)
     of_output = tl.full([BLOCK_W, BLOCK_C], 0, tl.int32)
     if CONSTANT:
@@ -241,6 +242,7 @@ def backward_kernel(
     shift,
     decay,
     threshold,
+    initial,
     grad_spikes,
     grad_fired,
     grad_events,
@@ -269,7 +271,7 @@ def backward_kernel(
     """Of grad_y, sums and learned, those that are not None. A block of channels' programs take turns at its tiles.
 
     Each leaves its own part of the sums: ``sums`` is float64 (2, programs of a channel, C), ``learned`` float64
-    (2, programs). With several chunks, ``starts`` keeps v at their beginnings: (programs, CHUNKS, SUBS, tile).
+    (3, programs). With several chunks, ``starts`` keeps v at their beginnings: (programs, CHUNKS, SUBS, tile).
     """
     CHUNKS: tl.constexpr = (T + STEPS - 1) // STEPS
     TRACED: tl.constexpr = SURROGATE == "lee2020"
@@ -301,6 +303,7 @@ def backward_kernel(
         c = _row(coefficients + 2 * channels, channel, channels)
     decay = tl.load(decay)
     threshold = tl.load(threshold)
+    v0 = _tiles(0.0 if initial is None else tl.load(initial), SUBS, BLOCK_W, BLOCK_C)
 
     if sums is not None:  # float32 within a tile, float64 over tiles
         all_g = tl.full([BLOCK_W, BLOCK_C], 0.0, tl.float64)
@@ -308,6 +311,7 @@ def backward_kernel(
     if learned is not None:
         all_decay = tl.full([BLOCK_W, BLOCK_C], 0.0, tl.float64)
         all_threshold = tl.full([BLOCK_W, BLOCK_C], 0.0, tl.float64)
+        all_initial = tl.full([BLOCK_W, BLOCK_C], 0.0, tl.float64)
 
     tile = tl.program_id(0) // blocks
     while tile < tiles:
@@ -327,7 +331,7 @@ def backward_kernel(
         filtered = _tiles(0.0, SUBS, BLOCK_W, BLOCK_C)
         total = _tiles(0.0, SUBS, BLOCK_W, BLOCK_C)
         if CHUNKS > 1:
-            v = _tiles(0.0, SUBS, BLOCK_W, BLOCK_C)
+            v = v0
             tl.debug_barrier()  # of the tile before, threads may still read
             for chunk in range(CHUNKS if TRACED else CHUNKS - 1):
                 first = tl.cast(chunk * STEPS, tl.int64)
@@ -352,7 +356,7 @@ def backward_kernel(
         sum_threshold = tl.full([BLOCK_W, BLOCK_C], 0.0, tl.float32)
         for back in range(CHUNKS):
             first = tl.cast((CHUNKS - 1 - back) * STEPS, tl.int64)
-            start = _tiles(0.0, SUBS, BLOCK_W, BLOCK_C)
+            start = v0
             if CHUNKS > 1:
                 start = ()
                 for sub in tl.static_range(SUBS):
@@ -426,6 +430,8 @@ def backward_kernel(
         if learned is not None:
             all_decay += sum_decay.to(tl.float64)
             all_threshold += sum_threshold.to(tl.float64)
+            for sub in tl.static_range(SUBS):
+                all_initial += grad_v[sub].to(tl.float64)
         tile += programs
 
     if sums is not None:
@@ -435,6 +441,7 @@ def backward_kernel(
     if learned is not None:
         tl.store(learned + tl.program_id(0), tl.sum(tl.sum(all_decay, 1), 0))
         tl.store(learned + tl.num_programs(0) + tl.program_id(0), tl.sum(tl.sum(all_threshold, 1), 0))
+        tl.store(learned + 2 * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.sum(all_initial, 1), 0))
 
 
 @triton.jit
