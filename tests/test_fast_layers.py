@@ -69,6 +69,8 @@ def assert_same(net, other, x, tolerance=1e-9):
         {"reset": "soft", "detach_reset": False, "surrogate": "triangle"},
         {"surrogate": "lee2020", "decay": 0.99},
         {"recompute": True},
+        {"initial_potential": 0.5, "learn_initial_potential": True},
+        {"recompute": True, "initial_potential": 0.5, "learn_initial_potential": True},
         {"recompute": True, "dropout": 0.3},
         {"architecture": "F20-F10"},
     ],

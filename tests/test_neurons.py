@@ -32,8 +32,8 @@ def test_learned_values_go_to_float64():
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_fixed_values_stay_python_numbers(dtype):
-    neuron = LIF(0.99, 0.7).to(dtype)
-    assert (neuron.decay, neuron.threshold) == (0.99, 0.7)
+    neuron = LIF(0.99, 0.7, initial_potential=0.3).to(dtype)
+    assert (neuron.decay, neuron.threshold, neuron.initial_potential) == (0.99, 0.7, 0.3)
     assert not neuron.state_dict()
 
 
@@ -68,6 +68,23 @@ def test_learned_values_get_gradients():
     assert neuron.log_threshold.grad.item() == pytest.approx(-0.9 - 0.65)
 
 
+@pytest.mark.parametrize(("initial", "spikes"), [(0.0, [0, 0, 0, 1]), (1.0, [1, 0, 0, 0]), (-0.5, [0, 0, 0, 0])])
+def test_a_membrane_may_start_elsewhere_than_at_rest(initial, spikes):
+    # From 0: h = 0.5, 0.75, 0.875, 1. From 1: h = 1 at once, then 0.5, 0.75, 0.9375. From -0.5: 0.25, ..., 0.96875.
+    neuron = LIF(0.5, 1.0, initial_potential=initial)
+    assert neuron(torch.tensor([[0.5], [0.5], [0.5], [0.5625]])).flatten().tolist() == spikes
+
+
+def test_a_learned_initial_potential_gets_its_gradient():
+    # Soft reset, from 0.4: h1 = 0.2 + 0.7 = 0.9 no spike, h2 = 0.45 + 0.2 = 0.65; triangle derivatives 0.9 and 0.65,
+    # and dh1/dv0 = 0.5, dh2/dv0 = 0.25. The decay's: dh1/ddecay = 0.4, dh2/ddecay = 0.9 + 0.5 * 0.4.
+    settings = {"surrogate": "triangle", "learn_decay": True, "learn_initial_potential": True, "initial_potential": 0.4}
+    neuron = LIF(0.5, 1.0, "soft", **settings)
+    neuron(torch.tensor([[0.7], [0.2]])).sum().backward()
+    assert neuron.learned_initial.grad.item() == pytest.approx(0.9 * 0.5 + 0.65 * 0.25)
+    assert neuron.raw_decay.grad.item() == pytest.approx((0.9 * 0.4 + 0.65 * (0.9 + 0.5 * 0.4)) * 0.25)
+
+
 def test_learned_values_can_be_printed(request):
     torch.set_warn_always(True)  # torch warns once a process of float() on a learned value, so order would matter
     request.addfinalizer(lambda: torch.set_warn_always(False))
@@ -88,6 +105,7 @@ def test_nothing_is_learned_unless_asked():
         ({"threshold": 0}, ["--model.net.threshold=0", "above 0"]),
         ({"threshold": -1}, ["--model.net.threshold=-1"]),
         ({"threshold": math.inf}, ["--model.net.threshold=inf"]),
+        ({"initial_potential": math.nan}, ["--model.net.initial_potential=nan"]),
         ({"decay": 1.0, "learn_decay": True}, ["--model.net.learn_decay=true", "--model.net.decay=0.9"]),
         ({"reset": "zero"}, ["--model.net.reset='zero'", "hard", "soft"]),
         ({"surrogate": "tanh"}, ["--model.net.surrogate='tanh'", *SURROGATES]),
