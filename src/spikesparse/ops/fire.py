@@ -102,8 +102,8 @@ class Settings(NamedTuple):
 
 
 SETTINGS = "str spec, int timesteps, bool pool, bool batch, float eps, str group, bool pack, bool counts"
-TENSORS = "Tensor? scale, Tensor? shift, Tensor decay, Tensor threshold, Tensor initial"
-Neurons = tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]  # of those
+TENSORS = "Tensor? scale, Tensor? shift, Tensor decay, Tensor threshold, Tensor? initial"
+Neurons = tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor | None]  # of those
 
 
 def fire_arguments(
@@ -121,11 +121,12 @@ def fire_arguments(
 ) -> tuple[Neurons, Settings]:
     """The arguments of :func:`fire` as the operators take them: ``TENSORS`` and ``SETTINGS``."""
     dtype = state_dtype(dtype)
-    decay, threshold, initial = (
-        p.to(dtype) if isinstance(p, Tensor) else torch.full((), p, dtype=dtype, device=device)
-        for p in (decay, threshold, initial)
-    )
-    numbers = (decay, threshold, initial)
+
+    def scalar(value: float | Tensor) -> Tensor:
+        return value.to(dtype) if isinstance(value, Tensor) else torch.full((), value, dtype=dtype, device=device)
+
+    at_rest = not isinstance(initial, Tensor) and initial == 0.0  # no number to make, on every call
+    numbers = (scalar(decay), scalar(threshold), None if at_rest else scalar(initial))
     if normalization is None:
         return (None, None, *numbers), Settings(spec.key, timesteps, pool, False, 0.0, "", pack, count)
     scale, shift = normalization.scale.to(dtype), normalization.shift.to(dtype)
@@ -139,7 +140,7 @@ def _run(
     shift: Tensor | None,
     decay: Tensor,
     threshold: Tensor,
-    initial: Tensor,
+    initial: Tensor | None,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(*arguments)
@@ -160,7 +161,7 @@ def _fake(
     shift: Tensor | None,
     decay: Tensor,
     threshold: Tensor,
-    initial: Tensor,
+    initial: Tensor | None,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(*arguments)
@@ -188,7 +189,8 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
     return (
         grad_y,
         *(of_channels if scaled else (None, None)),
-        *(of_learned if learns else (None, None, None)),
+        *(of_learned[:2] if learns else (None, None)),
+        of_learned[2] if learns and ctx.saved_tensors[5] is not None else None,
         *[None] * len(ctx.settings),
     )
 
@@ -212,7 +214,7 @@ def _run_backward(
     shift: Tensor | None,
     decay: Tensor,
     threshold: Tensor,
-    initial: Tensor,
+    initial: Tensor | None,
     moments: Tensor,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,7 +73,8 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
         *(of_x if wants[0] else None, None, None, of_weight if wants[1] else None),
         *[None] * _FIRST,
         *(of_channels if scaled else (None, None)),
-        *(of_learned if learns else (None, None, None)),
+        *(of_learned[:2] if learns else (None, None)),
+        of_learned[2] if learns and ctx.saved_tensors[6] is not None else None,
         *[None] * len(ctx.settings),
     )
 
@@ -88,7 +89,7 @@ def _run_backward(
     shift: Tensor | None,
     decay: Tensor,
     threshold: Tensor,
-    initial: Tensor,
+    initial: Tensor | None,
     moments: Tensor,
     packed: bool,
     unit: float,
