@@ -89,6 +89,7 @@ def test_learned_values_can_be_printed(request):
     torch.set_warn_always(True)  # torch warns once a process of float() on a learned value, so order would matter
     request.addfinalizer(lambda: torch.set_warn_always(False))
     assert "decay=0.9, threshold=0.7, soft reset" in repr(LIF(0.9, 0.7, "soft", learn_decay=True, learn_threshold=True))
+    assert "threshold=1, starts at 0.5, hard" in repr(LIF(initial_potential=0.5, learn_initial_potential=True))
 
 
 def test_nothing_is_learned_unless_asked():

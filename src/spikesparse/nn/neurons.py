@@ -129,8 +129,10 @@ class LIF(SpikingNeuron):
 
     def extra_repr(self) -> str:
         reset = "soft" if self.spec.soft_reset else "hard"
-        decay, threshold = (float(torch.as_tensor(value).detach()) for value in (self.decay, self.threshold))
-        return f"decay={decay:.4g}, threshold={threshold:.4g}, {reset} reset, {self.spec.surrogate}"
+        numbers = (self.decay, self.threshold, self.initial_potential)
+        decay, threshold, initial = (float(torch.as_tensor(value).detach()) for value in numbers)
+        start = f"starts at {initial:.4g}, " if self.learned_initial is not None or initial else ""
+        return f"decay={decay:.4g}, threshold={threshold:.4g}, {start}{reset} reset, {self.spec.surrogate}"
 
 
 class IF(LIF):
