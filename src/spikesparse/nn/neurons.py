@@ -44,8 +44,8 @@ class LIF(SpikingNeuron):
         learn_decay: train the decay, as sigmoid(raw) (so it starts below 1). Fang et al. 2021, arXiv 2007.05785.
         learn_threshold: train the threshold, as exp(raw).
         strict: fire only strictly above the threshold.
-        initial_potential: v before the first step. Above 0 the first spikes come sooner: of few steps, none is lost on
-            charging (Bu et al. 2022, arXiv 2202.01440, who choose it for converted networks).
+        initial_potential: v before the first step. Above 0 the first spikes come sooner (Bu et al. 2022, arXiv
+            2202.01440, who choose it for converted networks).
         learn_initial_potential: train it, one for the layer.
 
     Raises:
