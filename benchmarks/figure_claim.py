@@ -51,6 +51,14 @@ LINES = (
     ),
     Line("proxy, vgg7 from T=8", "steps_proxy", "twin", ("quiet_70",), "s", STEPS),
     Line("proxy, vgg7 from T=8, early exits", "steps_proxy", "twin", ("half_70", "half_73", "half_85"), "P", STEPS),
+    Line(
+        "proxy, the same, half charged at first",
+        "steps_proxy",
+        "twin",
+        ("started_70", "started_73", "started_85"),
+        "X",
+        STEPS,
+    ),
     Line("proxy, vgg7 from T=16", "steps_proxy", "long_twin", ("long_quiet_70", "quiet_70"), "D", STEPS),
     Line("the digits, early exit", "digits_exit", "twin", ("exit_1", "exit_2", "exit_4"), "P", DIGITS),
     Line("the digits", "digits_loop", "twin", ("budget_70", "budget_85"), "o", DIGITS),
@@ -73,7 +81,7 @@ def picture(results: Path = ROOT / "results") -> Figure:
     axes.grid(color="#e7e9ec")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left", fontsize=9)
+    axes.legend(frameon=False, loc="lower left", fontsize=8)
     axes.set_title("What fewer spikes cost (hollow: fewer than five seeds)", loc="left")
     return figure
 
