@@ -64,7 +64,8 @@ stage profile 45 "$python" benchmarks/profile_step.py "${profiled[@]}" --device 
   --contestants "$profiles" --csv "$out/train_step_profile.csv"
 stage epochs 240 "$python" benchmarks/epoch_time.py "${epochs[@]}" --csv "$out/epoch_time.csv"
 # each stops by itself in time: what it was making goes on the next time
-beside='for ((n = 0; n < $1; n++)); do "${@:2}" --budget 510s & done; wait'
+beside='for ((n = 0; n < $1; n++)); do "${@:2}" --budget 510s & made+=($!); done
+  for each in "${made[@]}"; do wait "$each" || failed=1; done; exit "${failed:-0}"'
 # shellcheck disable=SC2086 # ROWS is a list of words
 stage rows 540 bash -c "$beside" rows "$workers" "$python" benchmarks/reproduce.py $rows --results "$out"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 import yaml
 from plan import ROOT, Run, add_row, correct_images, row_of, rows_of
 
+from spikesparse.checkpoints import chosen_checkpoint
 from spikesparse.report.runs import read_run
 from spikesparse.runs import run_name
 from spikesparse.search.locks import FileLock
@@ -102,8 +102,7 @@ def take_exits(
         What the exits came to on the validation split, and the command; None if it did not come to its end.
     """
     folder = exits_folder(run, trained)
-    # the best, or of a run that never came down to its budget the last
-    checkpoint = folder / "checkpoints" / Path(json.loads((trained / "result.json").read_text())["checkpoint"]).name
+    checkpoint = folder / chosen_checkpoint(trained).relative_to(trained)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     for file in (checkpoint, folder / "config.yaml"):
         shutil.copyfile(trained / file.relative_to(folder), file)

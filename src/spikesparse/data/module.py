@@ -230,7 +230,8 @@ class CIFAR10DataModule(LightningDataModule):
         if training and (self.crop_padding or self.flip or self.cutout):
             draws = self._draws_of(batch.indices, epoch)
             images = crop_and_flip(images, draws, self.crop_padding, self.flip)
-            images = cut_out(images, draws, self.cutout) if self.cutout else images
+            if self.cutout:
+                images = cut_out(images, draws, self.cutout)
         images = self._normalized(images.float() / 255)
         return Batch(self.encoder(images, batch.indices, self.timesteps, seed, epoch), batch.labels, batch.indices)
 

@@ -88,6 +88,16 @@ def fire(
     return Fired(*run_fire(y.contiguous(), *tensors, *settings))
 
 
+class Neurons(NamedTuple):
+    """The arguments of the operators that are tensors, but for y; :class:`spikesparse.ops.problem.Scan` says what."""
+
+    scale: Tensor | None
+    shift: Tensor | None
+    decay: Tensor
+    threshold: Tensor
+    initial: Tensor | None
+
+
 class Settings(NamedTuple):
     """The arguments of the operators that are no tensors; ``spec`` is the key of a :class:`NeuronSpec`."""
 
@@ -103,7 +113,7 @@ class Settings(NamedTuple):
 
 SETTINGS = "str spec, int timesteps, bool pool, bool batch, float eps, str group, bool pack, bool counts"
 TENSORS = "Tensor? scale, Tensor? shift, Tensor decay, Tensor threshold, Tensor? initial"
-Neurons = tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor | None]  # of those
+NEURONS = len(Neurons._fields)
 
 
 def fire_arguments(
@@ -128,44 +138,46 @@ def fire_arguments(
     at_rest = not isinstance(initial, Tensor) and initial == 0.0  # no number to make, on every call
     numbers = (scalar(decay), scalar(threshold), None if at_rest else scalar(initial))
     if normalization is None:
-        return (None, None, *numbers), Settings(spec.key, timesteps, pool, False, 0.0, "", pack, count)
+        return Neurons(None, None, *numbers), Settings(spec.key, timesteps, pool, False, 0.0, "", pack, count)
     scale, shift = normalization.scale.to(dtype), normalization.shift.to(dtype)
     batch, eps, group = normalization.batch, normalization.eps, normalization.group
-    return (scale, shift, *numbers), Settings(spec.key, timesteps, pool, batch, eps, group, pack, count)
+    return Neurons(scale, shift, *numbers), Settings(spec.key, timesteps, pool, batch, eps, group, pack, count)
 
 
-def _run(
-    y: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    decay: Tensor,
-    threshold: Tensor,
-    initial: Tensor | None,
-    *arguments: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    settings = Settings(*arguments)
+def neuron_gradients(
+    neurons: Neurons, learns: bool, of_channels: Tensor, of_learned: Tensor
+) -> tuple[Tensor | None, ...]:
+    """What the backward operator found, as gradients of :class:`Neurons`; None where nothing is to be learned."""
+    return (
+        *(of_channels if neurons.scale is not None else (None, None)),
+        *(of_learned[:2] if learns else (None, None)),
+        of_learned[2] if learns and neurons.initial is not None else None,
+    )
+
+
+def _scan(y: Tensor, neurons: Neurons, settings: Settings, moments: Tensor | None = None) -> Scan:
+    """What a backend is given. With the moments of a batch, its normalisation is folded into scale and shift."""
+    if moments is not None and settings.batch:
+        scale, shift = fold(moments, neurons.scale, neurons.shift, settings.eps)
+        neurons = neurons._replace(scale=scale, shift=shift)
     spec = spec_of(settings.spec)
-    backend = backend_for(y.device, y.dtype, spec)
+    return Scan(y, *neurons[:4], spec, settings.timesteps, settings.pool, neurons.initial)
+
+
+def _run(y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    neurons, settings = Neurons(*arguments[:NEURONS]), Settings(*arguments[NEURONS:])
+    backend = backend_for(y.device, y.dtype, spec_of(settings.spec))
     moments = y.new_empty(0, dtype=torch.float64)
     if settings.batch:
         moments = shared_moments(backend.moments(y), y.numel() // y.shape[-1], settings.group)
-        scale, shift = fold(moments, scale, shift, settings.eps)
-    scan = Scan(y, scale, shift, decay, threshold, spec, settings.timesteps, settings.pool, initial)
+    scan = _scan(y, neurons, settings, moments)
     spikes, bits, fired, events = backend.forward(scan, settings.pack, settings.counts)
     return spikes, bits, fired.double(), events.double(), moments
 
 
-def _fake(
-    y: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    decay: Tensor,
-    threshold: Tensor,
-    initial: Tensor | None,
-    *arguments: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    settings = Settings(*arguments)
-    scan = Scan(y, scale, shift, decay, threshold, spec_of(settings.spec), settings.timesteps, settings.pool)
+def _fake(y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    settings = Settings(*arguments[NEURONS:])
+    scan = _scan(y, Neurons(*arguments[:NEURONS]), settings)
     shape, windows = scan.out_shape, (y.shape[1], *scan.windows)
     return (
         y.new_empty(shape),
@@ -178,21 +190,17 @@ def _fake(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:6], output[4])
-    ctx.settings = inputs[6:]
+    ctx.save_for_backward(*inputs[: 1 + NEURONS], output[4])
+    ctx.settings = inputs[1 + NEURONS :]
 
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    scaled, learns = ctx.saved_tensors[1] is not None, any(ctx.needs_input_grad[3:6])
+    neurons = slice(1, 1 + NEURONS)
+    learns = any(ctx.needs_input_grad[neurons][2:])
     arriving = (gradients[0], gradients[2], gradients[3])
-    grad_y, of_channels, of_learned = run_fire_backward(*arriving, *ctx.saved_tensors, *ctx.settings, learns)
-    return (
-        grad_y,
-        *(of_channels if scaled else (None, None)),
-        *(of_learned[:2] if learns else (None, None)),
-        of_learned[2] if learns and ctx.saved_tensors[5] is not None else None,
-        *[None] * len(ctx.settings),
-    )
+    grad_y, *found = run_fire_backward(*arriving, *ctx.saved_tensors, *ctx.settings, learns)
+    of_neurons = neuron_gradients(Neurons(*ctx.saved_tensors[neurons]), learns, *found)
+    return grad_y, *of_neurons, *[None] * len(ctx.settings)
 
 
 run_fire = torch.library.custom_op(
@@ -210,21 +218,13 @@ def _run_backward(
     grad_fired: Tensor | None,
     grad_events: Tensor | None,
     y: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    decay: Tensor,
-    threshold: Tensor,
-    initial: Tensor | None,
-    moments: Tensor,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of y, of (scale, shift) (2, C), and of (decay, threshold, initial) (3,); the last two may be empty."""
-    settings, learns = Settings(*arguments[:-1]), arguments[-1]
-    spec, dtype = spec_of(settings.spec), state_dtype(y.dtype)
-    backend = backend_for(y.device, y.dtype, spec)
-    if settings.batch:
-        scale, shift = fold(moments, scale, shift, settings.eps)
-    scan = Scan(y, scale, shift, decay, threshold, spec, settings.timesteps, settings.pool, initial)
+    neurons, (moments, *rest, learns) = Neurons(*arguments[:NEURONS]), arguments[NEURONS:]
+    settings, dtype = Settings(*rest), state_dtype(y.dtype)
+    scan = _scan(y, neurons, settings, moments)
+    scale, backend = scan.scale, backend_for(y.device, y.dtype, scan.spec)
     counts = (grad_fired if settings.counts else None, grad_events if settings.counts and settings.pool else None)
     gradients = SpikeGradients(
         y.new_zeros(scan.out_shape) if grad_spikes is None else grad_spikes.contiguous(),

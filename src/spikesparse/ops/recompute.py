@@ -10,7 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikesparse.ops.fire import SETTINGS, TENSORS, Fired, fire_arguments, run_fire, run_fire_backward
+from spikesparse.ops.fire import (
+    NEURONS,
+    SETTINGS,
+    TENSORS,
+    Fired,
+    Neurons,
+    fire_arguments,
+    neuron_gradients,
+    run_fire,
+    run_fire_backward,
+)
 from spikesparse.ops.weights import (
     CONVOLUTION,
     Convolution,
@@ -21,6 +31,7 @@ from spikesparse.ops.weights import (
 )
 
 _FIRST = len(Convolution._fields)  # arguments of the convolution, before those of the neurons
+_NEURONS = slice(_FIRST, _FIRST + NEURONS)
 
 
 def convolve_and_fire(
@@ -56,25 +67,22 @@ def _run(x: Tensor, bits: Tensor, unit: float, weight: Tensor, *arguments: Any) 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, bits, unit, weight, *arguments = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(bits if len(bits) else x, weight, *arguments[_FIRST : _FIRST + 5], output[4])
-    ctx.convolution, ctx.settings = arguments[:_FIRST], arguments[_FIRST + 5 :]
+    ctx.save_for_backward(bits if len(bits) else x, weight, *arguments[_NEURONS], output[4])
+    ctx.convolution, ctx.settings = arguments[:_FIRST], arguments[_NEURONS.stop :]
     ctx.packed, ctx.unit, ctx.sizes = len(bits) > 0, unit, x.shape
 
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     wants = [ctx.needs_input_grad[i] for i in (0, 3)]
-    scaled = ctx.saved_tensors[2] is not None
-    learns = any(ctx.needs_input_grad[4 + _FIRST + i] for i in (2, 3, 4))
-    of_x, of_weight, of_channels, of_learned = _backward(
+    learns = any(ctx.needs_input_grad[4:][_NEURONS][2:])
+    of_x, of_weight, *found = _backward(
         *(gradients[0], gradients[2], gradients[3], *ctx.saved_tensors, ctx.packed, ctx.unit, ctx.sizes, wants),
         *(*ctx.convolution, *ctx.settings, learns),
     )
     return (
         *(of_x if wants[0] else None, None, None, of_weight if wants[1] else None),
         *[None] * _FIRST,
-        *(of_channels if scaled else (None, None)),
-        *(of_learned[:2] if learns else (None, None)),
-        of_learned[2] if learns and ctx.saved_tensors[6] is not None else None,
+        *neuron_gradients(Neurons(*ctx.saved_tensors[2 : 2 + NEURONS]), learns, *found),
         *[None] * len(ctx.settings),
     )
 
@@ -85,23 +93,16 @@ def _run_backward(
     grad_events: Tensor | None,
     kept: Tensor,
     weight: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    decay: Tensor,
-    threshold: Tensor,
-    initial: Tensor | None,
-    moments: Tensor,
-    packed: bool,
-    unit: float,
-    sizes: list[int],
-    wants: list[bool],
-    *arguments: Any,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    neurons = others[: NEURONS + 1]  # and moments
+    packed, unit, sizes, wants, *arguments = others[NEURONS + 1 :]
     convolution = Convolution(*arguments[:_FIRST])
     x = unpack_rows(kept, sizes[-1], unit, weight.dtype) if packed else kept
     y = _output(x, weight, convolution)
-    neurons = (scale, shift, decay, threshold, initial, moments, *arguments[_FIRST:])
-    of_y, of_channels, of_learned = run_fire_backward(grad_spikes, grad_fired, grad_events, y, *neurons)
+    of_y, of_channels, of_learned = run_fire_backward(
+        grad_spikes, grad_fired, grad_events, y, *neurons, *arguments[_FIRST:]
+    )
     del y
     of_x, of_weight, _ = convolution_gradients(
         of_y.flatten(0, 1), x.flatten(0, 1), weight, convolution, [wants[0], wants[1], False]
@@ -115,14 +116,15 @@ def _fake_backward(
     grad_events: Tensor | None,
     kept: Tensor,
     weight: Tensor,
-    scale: Tensor | None,
     *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _, decay, _, _, _, _, _, sizes, wants, *arguments = others  # as in _run_backward
+    neurons = Neurons(*others[:NEURONS])
+    _, _, _, sizes, wants, *arguments = others[NEURONS:]  # as in _run_backward, moments before them
     like = weight.new_empty(sizes)
     of_x, of_weight, _ = fake_convolution_gradients(like, sizes, weight, [*wants, False])
-    of_channels = decay.new_empty((0,) if scale is None else (2, len(weight)))
-    return of_x, of_weight, of_channels, decay.new_empty((3,) if arguments[-1] else (0,))
+    new = neurons.decay.new_empty
+    of_channels = new((0,) if neurons.scale is None else (2, len(weight)))
+    return of_x, of_weight, of_channels, new((3,) if arguments[-1] else (0,))
 
 
 _convolve_and_fire = torch.library.custom_op(

@@ -1,7 +1,7 @@
 r"""The definition of the neuron scan, to be read: plain PyTorch, one step after the other. Every device and dtype.
 
-Forward, for every neuron and step t, from the membrane :math:`v_0` on (``decay = 1`` is integrate-and-fire), from the
-output :math:`y` of the layer's weights, each channel scaled and shifted (BatchNorm, folded) in two roundings:
+Forward, for every neuron and step t, from the output :math:`y` of the layer's weights, each channel scaled and shifted
+(BatchNorm, folded) in two roundings; :math:`v_0` is 0 or ``initial``, and ``decay = 1`` is integrate-and-fire:
 
 .. math::
     x_t = (y_t a) + b, \qquad h_t = (\lambda v_{t-1}) + x_t, \qquad s_t = [h_t \ge \theta], \qquad
