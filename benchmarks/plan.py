@@ -95,9 +95,9 @@ def read_plan(path: Path = PLAN) -> tuple[dict[str, dict[str, Any]], list[Run]]:
     return campaigns, runs
 
 
-def _flat(flags: list[str | list[str]]) -> list[str]:
-    """A recipe's flags: those that several share are a list within it, by a YAML anchor."""
-    return [flag for part in flags for flag in (part if isinstance(part, list) else [part])]
+def _flat(flags: Any) -> list[str]:
+    """A recipe's flags: those that several share are a list within it, to any depth, by YAML anchors."""
+    return [flags] if isinstance(flags, str) else [flag for part in flags for flag in _flat(part)]
 
 
 def rows_of(campaign: str, results: Path) -> list[dict[str, str]]:
