@@ -89,7 +89,10 @@ def exits_folder(run: Run, trained: Path) -> Path:
 def take_exits(
     run: Run, trained: Path, deadline: float, lock: FileLock, stop: threading.Event
 ) -> dict[str, str] | None:
-    """Choose the early exits of a trained run on its validation split, and test them, in a folder of their own.
+    """Choose the early exits of a trained run on its validation split, and test them.
+
+    That is done in a copy of the run's folder, so that its own test stays and rows of one network can be made at once.
+    The command that is given names the folder itself: what a reader has who trained the network.
 
     Args:
         run: of early exits.
@@ -106,15 +109,16 @@ def take_exits(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     for file in (checkpoint, folder / "config.yaml"):
         shutil.copyfile(trained / file.relative_to(folder), file)
-    words = ["exits", str(folder), "--by", run.by, "--target", f"{run.target:g}"]
-    if not call(words, deadline, lock, stop):
+    sought = ["exits", str(folder), "--by", run.by, "--target", f"{run.target:g}"]
+    if not call(sought, deadline, lock, stop):
         return None
     with (folder / "exits_val.csv").open(newline="") as file:
         *_, chosen = csv.DictReader(file)
     tested = ["test", f"--ckpt_path={checkpoint}", f"--model.early_exit.confidence={chosen['confidence']}"]
     if not call([*tested, "--trainer.enable_progress_bar=false"], deadline, lock, stop):
         return None
-    return {**chosen, "command": f"spikesparse {' '.join(words)}; spikesparse {' '.join(tested)}"}
+    command = f"spikesparse {' '.join(sought)}; spikesparse {' '.join(tested)}"
+    return {**chosen, "command": command.replace(str(folder), str(trained))}
 
 
 def call(words: list[str], deadline: float, lock: FileLock, stop: threading.Event) -> bool:
