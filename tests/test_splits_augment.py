@@ -172,3 +172,10 @@ def test_the_data_module_cuts_out_of_training_images_alone(flip):
     expected = cut_out(kept, augmentation_draws(7, 2, batch.indices), 3).float() / 255
     assert torch.equal(data.encode(batch, training=True, epoch=2).images, expected)
     assert torch.equal(data.encode(batch).images, batch.images.float() / 255)
+
+
+@pytest.mark.parametrize("flag", ["crop_padding", "cutout"])
+def test_augmentation_that_leaves_nothing_of_an_image_is_refused(flag):
+    CIFAR10DataModule(source="digits", **{flag: 31}).train_dataloader()
+    with pytest.raises(UserError, match=f"--data.{flag}=32: of some images of 32x32 pixels nothing would be left"):
+        CIFAR10DataModule(source="digits", **{flag: 32}).train_dataloader()

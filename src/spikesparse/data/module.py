@@ -177,7 +177,18 @@ class CIFAR10DataModule(LightningDataModule):
         _ = self.dataset
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Training batches in a new order each epoch."""
+        """Training batches in a new order each epoch.
+
+        Raises:
+            UserError: for an augmentation that may leave nothing of an image, or no batch.
+        """
+        height, width = self.input_shape[1:]
+        for name, pixels in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
+            if pixels >= min(height, width):
+                raise UserError(
+                    f"--data.{name}={pixels}: of some images of {width}x{height} pixels nothing would be left; lower "
+                    "it."
+                )
         return self._loader(self.dataset.train, self.split[0], training=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
