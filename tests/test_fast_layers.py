@@ -283,6 +283,21 @@ def trained_step_of_logits(net):
     return {name: p.grad for name, p in net.named_parameters()}
 
 
+@pytest.mark.parametrize("graph", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "per_step"])
+def test_no_images_give_no_answers(constant, graph):
+    net = vgg().eval()
+    x = images(batch=0) if constant else images(batch=0).expand(3, -1, -1, -1, -1)
+    with torch.set_grad_enabled(graph):
+        output = net(x)
+    assert output.logits.shape == (0, 5)
+    assert output.step_logits.shape == (3, 0, 5)
+    assert output.tally.spikes.shape == (4, 0)  # layers, images
+    if graph:
+        output.logits.sum().backward()
+        assert not any(p.grad.any() for p in net.parameters())
+
+
 def test_frozen_weights_keep_no_bits():
     net = vgg("6-6", norm="none", threshold=0.3)
     net.layers["conv2"].weights.weight.requires_grad_(False)

@@ -87,7 +87,7 @@ def into_weights(weights: nn.Conv2d | nn.Linear, x: Tensor, counter: SpikeCounte
         if bits is None or bits.dim() > 3:  # packed in the order of the features
             bits = pack_bits(x)
         flat = spike_linear(x.flatten(0, 1), bits.flatten(0, 1), unit, weight, bias)
-        return flat.view(*steps_and_batch, -1)
+        return flat.view(*steps_and_batch, weights.out_features)  # an empty batch leaves no size to infer
     x = _channels_last(x)
     bits = pack_bits(x) if bits is None else bits
     y = spike_conv2d(x.flatten(0, 1), bits.flatten(0, 1), unit, weight, bias, _settings(weights))
