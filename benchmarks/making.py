@@ -83,7 +83,8 @@ def train(words: list[str], fresh: bool, deadline: float, lock: FileLock, stop: 
 
 def exits_folder(run: Run, trained: Path) -> Path:
     """Where a run of early exits lies: beside the run whose network it takes."""
-    return trained.parent.with_name(f"{trained.parent.name}-exits-{run.target:g}-{run.by}") / trained.name
+    exits = f"exits-{run.target:g}-{run.by}-{run.measure}"
+    return trained.parent.with_name(f"{trained.parent.name}-{exits}") / trained.name
 
 
 def take_exits(
@@ -109,12 +110,13 @@ def take_exits(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     for file in (checkpoint, folder / "config.yaml"):
         shutil.copyfile(trained / file.relative_to(folder), file)
-    sought = ["exits", str(folder), "--by", run.by, "--target", f"{run.target:g}"]
+    sought = ["exits", str(folder), "--measure", run.measure, "--by", run.by, "--target", f"{run.target:g}"]
     if not call(sought, deadline, lock, stop):
         return None
     with (folder / "exits_val.csv").open(newline="") as file:
         *_, chosen = csv.DictReader(file)
-    tested = ["test", f"--ckpt_path={checkpoint}", f"--model.early_exit.confidence={chosen['confidence']}"]
+    exit_flags = [f"--model.early_exit.{name}={chosen[name]}" for name in ("confidence", "measure")]
+    tested = ["test", f"--ckpt_path={checkpoint}", *exit_flags]
     if not call([*tested, "--trainer.enable_progress_bar=false"], deadline, lock, stop):
         return None
     command = f"spikesparse {' '.join(sought)}; spikesparse {' '.join(tested)}"

@@ -42,6 +42,7 @@ class Run:
             gives; ``arguments`` are that recipe's then.
         target: spikes, or what ``by`` says, per image that these exits may spend.
         by: "spikes" or "synops".
+        measure: of the confidence at these exits, "probability" or "margin".
     """
 
     campaign: str
@@ -51,6 +52,7 @@ class Run:
     exits_of: str = ""
     target: float = 0.0
     by: str = "spikes"
+    measure: str = "probability"
 
     @property
     def name(self) -> str:

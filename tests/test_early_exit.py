@@ -66,6 +66,17 @@ def test_an_image_is_done_after_the_first_step_that_is_sure():
     assert EarlyExit(0.5).steps(step_logits).tolist() == [1, 1, 1]
 
 
+def test_by_its_margin_an_image_is_done_once_the_likeliest_class_is_far_ahead_of_the_second():
+    """Logits log(p) have the softmax p: margins of 0.1, 0.18 and 0.35; the likeliest loses from first to second."""
+    step_logits = torch.tensor([[[0.5, 0.4, 0.1]], [[0.46, 0.26, 0.28]], [[0.6, 0.25, 0.15]]]).log()
+    assert EarlyExit(0.15, "margin").steps(step_logits).tolist() == [2]
+    assert EarlyExit([0.05, 0.9], "margin").steps(step_logits).tolist() == [1]
+    assert EarlyExit(0.25, "margin").steps(step_logits).tolist() == [3]
+    assert EarlyExit(0.48).steps(step_logits).tolist() == [1]
+    with pytest.raises(UserError, match=r"--model\.early_exit\.measure='entropy'.*There are: probability, margin"):
+        EarlyExit(0.5, "entropy")
+
+
 @pytest.mark.parametrize("kind", ["constant", "spikes"])
 def test_answers_and_bill_are_those_of_each_image_run_step_by_step(kind):
     net, x = network(), inputs(kind)
@@ -231,18 +242,20 @@ def test_a_network_that_does_not_say_its_step_logits_is_refused(flag, tiny_args,
 # The curve of confidences
 
 
-def test_curve_has_what_validation_says_at_each_confidence(tiny_args, capsys):
+@pytest.mark.parametrize(("measure", "confidences"), [("probability", ("0.42", "0.38")), ("margin", ("0.12", "0.08"))])
+def test_curve_has_what_validation_says_at_each_confidence(measure, confidences, tiny_args, capsys):
     fit([*tiny_args, "--data.encoder=direct"])
     (folder,) = Path("runs").glob("*/seed0")
-    assert main(["exits", str(folder), "--confidence", "0.42", "0.38"]) == 0
+    assert main(["exits", str(folder), "--measure", measure, "--confidence", *confidences]) == 0
     with (folder / "exits_val.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["confidence"] for row in rows[:3]] == ["0.38", "0.42", ""]
+    assert [row["confidence"] for row in rows[:3]] == [*reversed(confidences), ""]
+    assert {row["measure"] for row in rows} == {measure}
     assert all(row["confidence"].count(",") == 1 for row in rows[3:])  # after the first step of three and the second
     assert any(float(each["spikes"]) <= float(rows[0]["spikes"]) for each in rows[3:])
     for row in rows:
-        flag = f"--model.early_exit.confidence={row['confidence'] or 'null'}"
-        cli = SpikeCLI(["validate", f"--ckpt_path={folder}/checkpoints/best.ckpt", flag, "--trainer.accelerator=cpu"])
+        flags = [f"--model.early_exit.{name}={row[name] or 'null'}" for name in ("confidence", "measure")]
+        cli = SpikeCLI(["validate", f"--ckpt_path={folder}/checkpoints/best.ckpt", *flags, "--trainer.accelerator=cpu"])
         for column, tag in (
             ("accuracy", "accuracy"),
             ("timesteps", "efficiency/timesteps"),
@@ -256,12 +269,14 @@ def test_curve_has_what_validation_says_at_each_confidence(tiny_args, capsys):
     # What one asks for
     target = sum(float(rows[row]["synops"]) for row in (0, 2)) / 2
     capsys.readouterr()
-    assert main(["exits", str(folder), "--by", "synops", "--target", str(target)]) == 0
+    asked = ["exits", str(folder), "--measure", measure]
+    assert main([*asked, "--by", "synops", "--target", str(target)]) == 0
     with (folder / "exits_val.csv").open() as file:
         *_, found = csv.DictReader(file)
     assert float(found["synops"]) <= target
-    assert f"--model.early_exit.confidence={found['confidence']}" in capsys.readouterr().out
-    assert main(["exits", str(folder), "--target", "1"]) == 2
+    flags = f"--model.early_exit.confidence={found['confidence']} --model.early_exit.measure={measure}"
+    assert flags in capsys.readouterr().out
+    assert main([*asked, "--target", "1"]) == 2
     assert "--target 1: one step spends" in capsys.readouterr().err
 
 

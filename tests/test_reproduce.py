@@ -216,7 +216,10 @@ def test_missing_rows_are_made_once_and_a_stopped_run_goes_on(tiny_plan):
 @pytest.mark.slow
 def test_exits_of_a_network_are_a_row_without_training_it_again(tiny_plan):
     plan = yaml.safe_load(tiny_plan.read_text())
-    plan["tiny"]["recipes"] = {"twin": ["--sparsity.end_value=0"], "stopped": {"exits_of": "twin", "target": 1e6}}
+    plan["tiny"]["recipes"] = {
+        "twin": ["--sparsity.end_value=0"],
+        "stopped": {"exits_of": "twin", "target": 1e6, "measure": "margin"},
+    }
     tiny_plan.write_text(yaml.safe_dump(plan, sort_keys=False))
     made = reproduce(tiny_plan, "--missing")
     assert made.returncode == 0, made.stderr
@@ -227,7 +230,7 @@ def test_exits_of_a_network_are_a_row_without_training_it_again(tiny_plan):
     assert (stopped["recipe"], stopped["budget"], twin["budget"]) == ("stopped", "1e+06 spikes", "")
     assert stopped["fit_minutes"] == twin["fit_minutes"]
     (trained,) = Path("runs").glob("digits-*/seed0/checkpoints/last.ckpt")
-    (folder,) = Path("runs").glob("digits-*-exits-1e+06-spikes/seed0")
+    (folder,) = Path("runs").glob("digits-*-exits-1e+06-spikes-margin/seed0")
     assert folder.parent.name.startswith(trained.parents[2].name)
     with (folder / "exits_val.csv").open() as file:
         *_, chosen = csv.DictReader(file)

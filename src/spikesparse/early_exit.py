@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikesparse.errors import UserError
+from spikesparse.errors import UserError, choose
 from spikesparse.nn import SpikingOutput
 from spikesparse.nn.network import output_of
 from spikesparse.own import path_of
 
 _FLAG = "--model.early_exit.confidence"
+#: What confidence is: the softmax probability of the likeliest class, or how far it is above that of the second.
+MEASURES = ("probability", "margin")
 _PAGE = "docs/own_network.md"
 
 
@@ -26,18 +28,22 @@ class EarlyExit:
     budget kept, by what the network answers and spends once it is used.
 
     Args:
-        confidence: an image is done after the first step at which the softmax of its logits so far gives one class at
-            least this much; None runs all T steps. One number, or one for each step but the last: the later it is,
-            the less another step mends, and the less should be asked for. They are hyper-parameters: choose them on
-            validation (``spikesparse exits``).
+        confidence: an image is done after the first step at which the network is at least so sure of it; None runs
+            all T steps. One number, or one for each step but the last: the later it is, the less another step mends,
+            and the less should be asked for. They are hyper-parameters: choose them on validation (``spikesparse
+            exits``).
+        measure: how sure it is: by the softmax of an image's logits so far, the "probability" of the likeliest class,
+            or the "margin" between it and the second (Park et al. 2015).
 
     Raises:
-        UserError: for a confidence outside (0, 1].
+        UserError: for a confidence outside (0, 1], or an unknown measure.
     """
 
     confidence: float | list[float] | None = None
+    measure: str = "probability"
 
     def __post_init__(self) -> None:
+        choose("measure of confidence", self.measure, MEASURES, "--model.early_exit.measure")
         if not all(0.0 < each <= 1.0 for each in self._each(1)):
             raise UserError(f"{_FLAG}={self.confidence}: it must lie in (0, 1]; 0.9 is usual, null runs all steps.")
 
@@ -56,7 +62,7 @@ class EarlyExit:
                 f"{_FLAG}={self.confidence}: {len(needed)} confidences for T={timesteps} steps; one number is needed, "
                 f"or {timesteps - 1}, one for each step but the last."
             )
-        sure = confidence_of(step_logits)[:-1] >= step_logits.new_tensor(needed)[:, None]
+        sure = confidence_of(step_logits, self.measure)[:-1] >= step_logits.new_tensor(needed)[:, None]
         sure = torch.cat([sure, sure.new_ones(1, images)])
         return sure.to(torch.uint8).argmax(0) + 1  # the first of several largest
 
@@ -95,9 +101,13 @@ class EarlyExit:
         return [self.confidence] * steps if isinstance(self.confidence, (int, float)) else list(self.confidence)
 
 
-def confidence_of(logits: Tensor) -> Tensor:
-    """Softmax probability of the likeliest class: (..., classes) -> (...)."""
-    return logits.softmax(-1).amax(-1)
+def confidence_of(logits: Tensor, measure: str = "probability") -> Tensor:
+    """How sure a network is, in [0, 1], by one of the measures: (..., classes) -> (...)."""
+    probability = logits.softmax(-1)
+    if measure == "probability":
+        return probability.amax(-1)
+    first, second = probability.topk(2).values.unbind(-1)
+    return first - second
 
 
 def stopped_after(net: Any, x: Tensor, timesteps: int, **record: Any) -> SpikingOutput:

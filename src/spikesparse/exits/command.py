@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 from rich.table import Table
 
 from spikesparse.checkpoints import chosen_checkpoint
-from spikesparse.early_exit import EarlyExit
+from spikesparse.early_exit import MEASURES, EarlyExit
 from spikesparse.exits.curve import ExitCurve, Exits
 from spikesparse.exits.figure import draw
 from spikesparse.imports import split_allowed
@@ -43,6 +43,13 @@ def main(args: list[str]) -> None:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="runs/<experiment>/seed<k>")
     parser.add_argument("--confidence", type=float, nargs="+", default=CONFIDENCES, help="(default: %(default)s)")
+    parser.add_argument(
+        "--measure",
+        choices=MEASURES,
+        default="margin",
+        help="what confidence is: the probability of the likeliest class, or its margin over the second's "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--by", choices=SPENT, default="spikes", help="what is to be saved (default: %(default)s)")
     parser.add_argument(
         "--target",
@@ -52,7 +59,7 @@ def main(args: list[str]) -> None:
     )
     rest, allowed = split_allowed(args)
     asked = parser.parse_args(rest)
-    exits = [EarlyExit(confidence) for confidence in (*sorted(asked.confidence), None)]
+    exits = [EarlyExit(confidence, asked.measure) for confidence in (*sorted(asked.confidence), None)]
     module, data = load_run(asked.run, allow_import=allowed)
     curve = ExitCurve(module.net, data.timesteps, module.energy)
     with SettingsErrors():
@@ -66,13 +73,13 @@ def main(args: list[str]) -> None:
     trainer.validate(curve, data, verbose=False)
     rows = [curve.row(exit) for exit in exits]
     targets = asked.target or [getattr(row, asked.by) for row in rows[:-1]]
-    sought = [curve.row(exit) for exit in curve.sought(sorted(targets), asked.by)]
+    sought = [curve.row(exit) for exit in curve.sought(sorted(targets), asked.by, asked.measure)]
     write(rows + sought, asked.run / CSV)
     draw(rows, sought, asked.run / PNG)
     console().print(_table(rows, sought, data.timesteps))
     print(f"files         {asked.run}/{CSV} and {PNG}")
-    flag = f"--model.early_exit.confidence={sought[-1].flag}"
-    print(f"test it       spikesparse test --ckpt_path={chosen_checkpoint(asked.run)} {flag}")
+    flags = f"--model.early_exit.confidence={sought[-1].flag} --model.early_exit.measure={asked.measure}"
+    print(f"test it       spikesparse test --ckpt_path={chosen_checkpoint(asked.run)} {flags}")
 
 
 def write(rows: list[Exits], path: Path) -> None:
@@ -92,7 +99,7 @@ def _precision_of(folder: Path) -> Any:
 
 def _table(rows: list[Exits], sought: list[Exits], timesteps: int) -> Table:
     table = Table(title="early exit on the validation split, per image", title_justify="left")
-    for heading in ("confidence", "accuracy", "steps", "spikes", "SynOps", "energy uJ", "spikes against all steps"):
+    for heading in (rows[0].measure, "accuracy", "steps", "spikes", "SynOps", "energy uJ", "spikes against all steps"):
         table.add_column(heading, justify="right", overflow="fold")  # of many steps, the confidences need several lines
     *single, whole = rows
     for part in (single, sought, [whole]):

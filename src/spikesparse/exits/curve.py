@@ -22,6 +22,7 @@ class Exits:
 
     Attributes:
         confidence: one for all steps, or one for each but the last; None ran all steps.
+        measure: of confidence.
         accuracy: share of the images that it answers right.
         timesteps: steps per image.
         spikes: per image.
@@ -30,6 +31,7 @@ class Exits:
     """
 
     confidence: float | list[float] | None
+    measure: str
     accuracy: float
     timesteps: float
     spikes: float
@@ -82,9 +84,9 @@ class ExitCurve(LightningModule):
         bill = counts.bill()
         total = bill.rows(self.energy)["total"]
         spent = [float(total[f"{quantity}_per_image"]) for quantity in ("spikes", "synops", "energy_uj")]
-        return Exits(exit.confidence, right / max(1, images), bill.timesteps, *spent)
+        return Exits(exit.confidence, exit.measure, right / max(1, images), bill.timesteps, *spent)
 
-    def sought(self, targets: list[float], by: str) -> list[EarlyExit]:
+    def sought(self, targets: list[float], by: str, measure: str) -> list[EarlyExit]:
         """For each target the exit, a confidence after each step, that is to get the most right without spending more.
 
         Targets that none spends in full have one exit in common; it is given once.
@@ -92,6 +94,7 @@ class ExitCurve(LightningModule):
         Args:
             targets: spikes or synaptic operations per image.
             by: "spikes" or "synops".
+            measure: of confidence.
 
         Raises:
             UserError: for a target that one step's work exceeds.
@@ -99,13 +102,13 @@ class ExitCurve(LightningModule):
         step_logits = torch.cat([step_logits for step_logits, _, _ in self._seen], 1)
         labels = torch.cat([labels for _, labels, _ in self._seen])
         spent = torch.cat([torch.stack([getattr(t, by).sum(0) for t in tallies]) for _, _, tallies in self._seen], 1)
-        confidence, right = confidence_of(step_logits).cpu(), (step_logits.argmax(2) == labels).cpu()
+        confidence, right = confidence_of(step_logits, measure).cpu(), (step_logits.argmax(2) == labels).cpu()
         search = ExitSearch(confidence[:-1], chance_of_right(confidence, right), spent.cpu())
         found: list[EarlyExit] = []
         for target in targets:
             choice = search.within(target)
             if choice is None:
                 raise UserError(f"--target {target:g}: one step spends {spent[0].mean():,.0f} {by} per image already.")
-            if (exit := EarlyExit(choice.confidence)) not in found:
+            if (exit := EarlyExit(choice.confidence, measure)) not in found:
                 found.append(exit)
         return found
