@@ -46,7 +46,7 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         "--measure",
         choices=MEASURES,
-        default="margin",
+        default="probability",
         help="what confidence is: the probability of the likeliest class, or its margin over the second's "
         "(default: %(default)s)",
     )
