@@ -34,11 +34,13 @@ class Line(NamedTuple):
 FULL, EXIT, VGG9, WIDE, STEPS, DIGITS = "#1f6feb", "#d1495b", "#1b1f24", "#3d8b5f", "#8250df", "#8a8f98"
 QUIET = ("quiet_70", "quiet_85")
 BY_STEP = ("by_step_70", "by_step_73", "by_step_85", "by_step_90")
+STARTED = ("started_70", "started_73", "started_85")
 LINES = (
     Line("vgg7, a budget", "vgg7_iso", "twin", QUIET, "o", FULL, 2),
     Line("vgg7, one network's early exits", "vgg7_iso", "twin", BY_STEP, "P", EXIT, 2),
     Line("vgg7, λ rising to 1", "vgg7_iso", "twin", ("linear_ramp",), "^", FULL, 2),
     Line("vgg7, λ = 1 throughout", "vgg7_iso", "twin", ("fixed_lambda",), "v", FULL, 2),
+    Line("vgg7 from T=8, half charged, early exits", "vgg7_eight_steps", "twin", STARTED, "X", STEPS, 2),
     Line("VGG9, one network's early exits", "vgg9", "twin", ("early_70", "early_85", "early_90"), "P", VGG9, 2),
     Line("proxy, vgg7 from T=4", "width_proxy", "twin", ("quiet_70",), "s", WIDE),
     Line(
@@ -51,14 +53,7 @@ LINES = (
     ),
     Line("proxy, vgg7 from T=8", "steps_proxy", "twin", ("quiet_70",), "s", STEPS),
     Line("proxy, vgg7 from T=8, early exits", "steps_proxy", "twin", ("half_70", "half_73", "half_85"), "P", STEPS),
-    Line(
-        "proxy, the same, half charged at first",
-        "steps_proxy",
-        "twin",
-        ("started_70", "started_73", "started_85"),
-        "X",
-        STEPS,
-    ),
+    Line("proxy, the same, half charged at first", "steps_proxy", "twin", STARTED, "X", STEPS),
     Line("proxy, vgg7 from T=16", "steps_proxy", "long_twin", ("long_quiet_70", "quiet_70"), "D", STEPS),
     Line("the digits, early exit", "digits_exit", "twin", ("exit_1", "exit_2", "exit_4"), "P", DIGITS),
     Line("the digits", "digits_loop", "twin", ("budget_70", "budget_85"), "o", DIGITS),
