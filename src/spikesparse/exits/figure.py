@@ -32,7 +32,7 @@ def draw(rows: list[Exits], sought: list[Exits], path: Path) -> None:
         axes.annotate(row.flag, place, (4, -9), textcoords="offset points", fontsize=8, color="#3a3f47")
     axes.set_xlabel("spikes per image")
     axes.set_ylabel("validation accuracy [%]")
-    axes.set_title("early exit at each confidence", loc="left", fontsize=11)
+    axes.set_title(f"early exit at each confidence, by {whole.measure}", loc="left", fontsize=11)
     axes.grid(color="#e7e9ec")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
