@@ -282,4 +282,4 @@ def test_curve_has_what_validation_says_at_each_confidence(measure, confidences,
 
 def test_curve_of_no_run_is_refused(capsys):
     assert main(["exits", "nowhere"]) == 2
-    assert "nowhere" in capsys.readouterr().err
+    assert "exits nowhere: no run folder" in capsys.readouterr().err

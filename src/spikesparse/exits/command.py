@@ -13,6 +13,7 @@ from rich.table import Table
 
 from spikesparse.checkpoints import chosen_checkpoint
 from spikesparse.early_exit import MEASURES, EarlyExit
+from spikesparse.errors import UserError
 from spikesparse.exits.curve import ExitCurve, Exits
 from spikesparse.exits.figure import draw
 from spikesparse.imports import split_allowed
@@ -59,6 +60,10 @@ def main(args: list[str]) -> None:
     )
     rest, allowed = split_allowed(args)
     asked = parser.parse_args(rest)
+    if not chosen_checkpoint(asked.run).is_file():
+        raise UserError(
+            f"exits {asked.run}: no run folder with a checkpoint; RUN is a trained run, such as runs/digits/seed0."
+        )
     exits = [EarlyExit(confidence, asked.measure) for confidence in (*sorted(asked.confidence), None)]
     module, data = load_run(asked.run, allow_import=allowed)
     curve = ExitCurve(module.net, data.timesteps, module.energy)
