@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -172,6 +173,9 @@ def finish(run: Run, words: list[str], exits: dict[str, str] | None, results: Pa
     if exits:
         row |= {"budget": f"{run.target:g} {run.by}", "accuracy_val": f"{float(exits['accuracy']):.4f}"}
         row |= {"command": exits["command"]}
+        trained_on = json.loads((trained / "result.json").read_text())["hardware"]  # whose minutes they are
+        if trained_on != row["hardware"]:
+            row["hardware"] = f"{trained_on}; exits on {row['hardware']}"
     before = next(
         (r for r in rows_of(run.campaign, results) if (r["recipe"], int(r["seed"])) == (run.recipe, run.seed)), None
     )

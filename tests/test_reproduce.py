@@ -1,6 +1,7 @@
 """The plan of runs, the script that makes them, and the statistics of iso-accuracy."""
 
 import csv
+import json
 import shutil
 import signal
 import subprocess
@@ -237,6 +238,7 @@ def test_exits_of_a_network_are_a_row_without_training_it_again(tiny_plan):
     assert stopped["accuracy_val"] == f"{float(chosen['accuracy']):.4f}"
     # The row's command is for whoever trained the network: run as it stands, it gives the row.
     network = trained.parents[1]
+    result = json.loads((network / "result.json").read_text())
     told = (network / "predictions_test.csv").read_text()
     for command in stopped["command"].split("; "):
         subprocess.run([sys.executable, "-m", *command.split()], check=True, capture_output=True)
@@ -246,6 +248,14 @@ def test_exits_of_a_network_are_a_row_without_training_it_again(tiny_plan):
         assert int(np.unpackbits(bits["stopped/0"]).sum()) == round(
             float(stopped["accuracy_test"]) * bits["stopped/0#"]
         )
+    # A network that was trained elsewhere: the minutes are of that machine.
+    (network / "result.json").write_text(json.dumps({**result, "hardware": "a GPU"}))
+    assert reproduce(tiny_plan, "tiny/stopped/0", "--keep").returncode == 0
+    with Path("kept/tiny.csv").open() as file:
+        assert [row["hardware"] for row in csv.DictReader(file)] == [
+            twin["hardware"],
+            f"a GPU; exits on {twin['hardware']}",
+        ]
 
 
 @pytest.mark.slow
