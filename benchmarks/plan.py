@@ -43,6 +43,7 @@ class Run:
         target: spikes, or what ``by`` says, per image that these exits may spend.
         by: "spikes" or "synops".
         measure: of the confidence at these exits, "probability" or "margin".
+        cuda: made for a CUDA device: on a CPU it would take days.
     """
 
     campaign: str
@@ -53,6 +54,7 @@ class Run:
     target: float = 0.0
     by: str = "spikes"
     measure: str = "probability"
+    cuda: bool = False
 
     @property
     def name(self) -> str:
@@ -70,6 +72,8 @@ class Run:
 def read_plan(path: Path = PLAN) -> tuple[dict[str, dict[str, Any]], list[Run]]:
     """Campaigns by name, and all runs in the order in which they are to be made: seed by seed, recipe by recipe.
 
+    A campaign's ``recipes`` are run under each of its seeds, those of ``once`` under the first alone.
+
     Raises:
         ValueError: for a recipe that needs a recipe which is not there or comes after it.
     """
@@ -78,16 +82,18 @@ def read_plan(path: Path = PLAN) -> tuple[dict[str, dict[str, Any]], list[Run]]:
     for campaign, about in campaigns.items():
         for seed in about["seeds"]:
             known: dict[str, Run] = {}
-            for recipe, flags in about["recipes"].items():
+            once = about.get("once", {}) if seed == about["seeds"][0] else {}
+            cuda = about.get("cuda", False)
+            for recipe, flags in (about["recipes"] | once).items():
                 if isinstance(flags, dict):
                     words = known[flags["exits_of"]].arguments if flags["exits_of"] in known else ()
-                    run = Run(campaign, recipe, seed, words, **flags)
+                    run = Run(campaign, recipe, seed, words, **flags, cuda=cuda)
                 else:
                     config, flags = about["config"], _flat(flags)
                     if flags and not flags[0].startswith("-"):  # a recipe with a configuration of its own
                         config, flags = flags[0], flags[1:]
                     words = ("train", "--config", config, *about.get("flags", []), *flags, f"--seed_everything={seed}")
-                    run = Run(campaign, recipe, seed, words)
+                    run = Run(campaign, recipe, seed, words, cuda=cuda)
                 if missing := set(run.needs) - set(known):
                     raise ValueError(
                         f"{path}: {run.name} needs {', '.join(sorted(missing))}, which must stand above it"

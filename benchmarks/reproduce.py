@@ -7,7 +7,8 @@
 
 The plan is benchmarks/plan.yaml. A run that is stopped, here or by a power cut, goes on from its last epoch the next
 time. Several processes may run it at once, in one checkout: each takes runs that no other is making. On a CPU, one for
-each core under OMP_NUM_THREADS=1 makes more rows than one alone.
+each core under OMP_NUM_THREADS=1 makes more rows than one alone, and --missing leaves out the campaigns that are made
+for CUDA, unless --only names them.
 
 CIFAR-10 is downloaded by torchvision, or read from a file: --npz data/cifar10.npz. More flags of spikesparse stand
 behind `--`, as in `-- --trainer.accelerator=gpu`; they are part of the row's command.
@@ -138,15 +139,19 @@ def main() -> None:
     open_runs = missing(planned, asked.results)
     if asked.list:
         for run in planned:
-            print(f"{'missing' if run in open_runs else 'there  '}  {run.name}")
-        print(f"{len(planned) - len(open_runs)} of {len(planned)} rows are there")
+            needs = "  (made for CUDA)" if run.cuda else ""
+            print(f"{'missing' if run in open_runs else 'there  '}  {run.name}{needs}")
+        print(rows_there(planned, open_runs))
         return
     unknown = set(asked.runs) - {run.name for run in plan}
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: not in the plan; --list names all")
-    todo = [run for run in plan if run.name in asked.runs] + (open_runs if asked.missing else [])
+    todo = [run for run in plan if run.name in asked.runs]
+    if asked.missing:
+        todo += open_runs if asked.only else those_for_here(open_runs)
     if not todo:
-        print("nothing to do: " + ("every row is there" if asked.missing else "name a run, or --missing, or --list"))
+        why = rows_there(planned, open_runs) if asked.missing else "name a run, or --missing, or --list"
+        print(f"nothing to do: {why}")
         return
     data = ["--data.source=npz", f"--data.data_dir={asked.npz}"] if asked.npz else []
     queue = Queue(todo, set(asked.runs), plan, asked.results, (data, more))
@@ -170,10 +175,30 @@ def main() -> None:
                 why = "stopped by a signal" if stop.is_set() else "the time is over"
                 print(f"=== {why}: {run.name} goes on from its last epoch the next time", flush=True)
                 break
-    lacking_rows = missing(planned, asked.results)
-    print(f"{len(planned) - len(lacking_rows)} of {len(planned)} rows are there; --list names them")
+    print(f"{rows_there(planned, missing(planned, asked.results))}; --list names them")
     if stop.is_set():
         sys.exit(128 + signal.SIGTERM)
+
+
+def those_for_here(runs: list[Run]) -> list[Run]:
+    """Without those made for CUDA where there is none, which are said to be left out."""
+    made_for_cuda = [run for run in runs if run.cuda]
+    if not made_for_cuda:
+        return runs
+    import torch
+
+    if torch.cuda.is_available():
+        return runs
+    campaigns = ", ".join(dict.fromkeys(run.campaign for run in made_for_cuda))
+    print(f"=== left out, there being no CUDA device: {len(made_for_cuda)} of {campaigns}", flush=True)
+    return [run for run in runs if not run.cuda]
+
+
+def rows_there(planned: list[Run], lacking: list[Run]) -> str:
+    """How many rows there are, and how many of those that lack wait for a CUDA device."""
+    for_cuda = sum(run.cuda for run in lacking)
+    waiting = f", {for_cuda} of those missing are made for CUDA" if for_cuda else ""
+    return f"{len(planned) - len(lacking)} of {len(planned)} rows are there{waiting}"
 
 
 def make(

@@ -73,6 +73,30 @@ def test_a_recipe_may_take_flags_from_a_list_that_several_share(tmp_path):
     assert (exits.exits_of, exits.needs, exits.target, exits.by) == ("own", ["own"], 3e7, "synops")
 
 
+def test_a_recipe_of_once_is_run_under_the_first_seed(tmp_path):
+    from plan import read_plan
+
+    path = tmp_path / "plan.yaml"
+    plan = {"config": "x.yaml", "seeds": [5, 6], "recipes": {"a": []}, "once": {"b": {"exits_of": "a", "target": 9}}}
+    path.write_text(yaml.safe_dump({"c": plan, "d": {**plan, "cuda": True}}, sort_keys=False))
+    runs = read_plan(path)[1]
+    assert [run.name for run in runs] == [f"{c}/{run}" for c in "cd" for run in ("a/5", "b/5", "a/6")]
+    assert [run.cuda for run in runs] == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize(("cuda", "made"), [(False, ["c/a/0"]), (True, ["c/a/0", "d/a/0"])])
+def test_what_is_made_for_cuda_is_left_out_where_there_is_none(cuda, made, monkeypatch, capsys):
+    import torch
+    from plan import Run
+    from reproduce import rows_there, those_for_here
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    runs = [Run("c", "a", 0, ()), Run("d", "a", 0, (), cuda=True)]
+    assert [run.name for run in those_for_here(runs)] == made
+    assert ("left out, there being no CUDA device: 1 of d" in capsys.readouterr().out) == (not cuda)
+    assert rows_there([*runs, *runs], runs) == "2 of 4 rows are there, 1 of those missing are made for CUDA"
+
+
 def test_guard_prices_the_shortfall_of_each_layer():
     import torch
     from ideas import GuardedPenalty
