@@ -18,6 +18,7 @@ _SURE = 1e-6  # a probability so far from 0 and 1 has a logit
 _Judge = Callable[[Tensor, Tensor], Tensor]
 
 
+@torch.enable_grad()
 def chance_of_right(confidence: Tensor, right: Tensor) -> Tensor:
     """How often images of such a confidence are right after a step: a logistic curve for each step (Platt 1999).
 
