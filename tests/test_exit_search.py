@@ -63,36 +63,20 @@ def test_less_is_asked_for_where_another_step_mends_nothing():
     assert found.confidence[1] <= 0.1
 
 
-def test_chance_of_being_right_is_the_curve_that_made_the_answers():
-    """Answers drawn with chances sigmoid(a + b * logit(confidence)); a step's curve is its own."""
+@pytest.mark.parametrize("count", [100, 107, 10, 2000])
+def test_chance_of_being_right_is_that_of_images_of_like_confidence(count):
+    """The surest and the least sure images stand together, in at most 20 groups of at least 25 each."""
     torch.manual_seed(5)
-    confidence = torch.rand(2, 50_000) * 0.98 + 0.01
-    chance = torch.sigmoid(torch.tensor([[0.5], [-1.0]]) + torch.tensor([[0.7], [1.6]]) * confidence.logit())
-    found = chance_of_right(confidence, torch.rand(2, 50_000) < chance)
-    assert (found - chance).abs().max() < 0.02
-
-
-@pytest.mark.parametrize("count", [3, 200])
-def test_chance_of_being_right_is_the_likeliest_curve(count):
-    """Where its slope is zero: smoothed answers less chances, summed alone and times the logit."""
-    torch.manual_seed(6)
-    confidence, right = torch.rand(1, count).double(), torch.rand(1, count) < 0.6
-    hits = int(right.sum())
-    answers = torch.where(right, (hits + 1) / (hits + 2), 1 / (count - hits + 2))
-    rest = answers - chance_of_right(confidence, right)
-    assert rest.mean().abs() < 1e-6
-    assert (rest * confidence.logit()).mean().abs() < 1e-6
-
-
-def test_chance_of_being_right_without_a_doubt_or_any_difference():
-    """All are right: 11 of 12, by Platt's smoothing; as sure of all: the share that is right, smoothed likewise."""
-    assert chance_of_right(torch.linspace(0, 1, 10)[None], torch.ones(1, 10, dtype=torch.bool)) == pytest.approx(
-        torch.full((1, 10), 11 / 12), abs=1e-4
-    )
-    right = torch.tensor([[True, True, True, False]])
-    assert chance_of_right(torch.full((1, 4), 0.7), right) == pytest.approx(
-        torch.full((1, 4), (3 * 4 / 5 + 1 / 3) / 4), abs=1e-4
-    )
+    confidence, right = torch.rand(2, count), torch.rand(2, count) < 0.5
+    found = chance_of_right(confidence, right)
+    groups = min(20, max(1, count // 25))
+    for step in range(2):
+        order = sorted(range(count), key=lambda image: float(confidence[step, image]))
+        for group in range(groups):
+            members = [image for rank, image in enumerate(order) if int(rank * groups / count + 1e-9) == group]
+            share = sum(bool(right[step, image]) for image in members) / len(members)
+            assert all(found[step, image].item() == pytest.approx(share) for image in members)
+            assert len(members) >= min(25, count)
 
 
 def test_a_network_of_one_step_and_a_budget_below_it():
