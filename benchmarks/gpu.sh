@@ -8,7 +8,7 @@
 # Tables are appended in OUT (default: results/) as they come, each stage's output goes to OUT/gpu_<stage>.log, and a
 # stage that fails or outlasts its time does not stop the others. STAGES names some of them only. Two are not among them:
 # STAGES=epochs takes four minutes more: whole epochs of training, eager and with CUDA graphs; STAGES=rows takes nine:
-# rows that the plan lacks (ROWS, default: "--missing --only vgg9/ --npz data/cifar10.npz"), five beside each other.
+# rows that the plan lacks (ROWS, default: "--missing --only vgg9_eight --npz data/cifar10.npz"), five beside each other.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -41,7 +41,7 @@ else
   profiles="spikesparse,limit channels-last"
   profiled=(--timesteps 8 --batch 128)
   epochs=("eager: --model.compile=off" "graphs: --model.compile=reduce-overhead")
-  rows=${ROWS:---missing --only vgg9/ --npz data/cifar10.npz} workers=5
+  rows=${ROWS:---missing --only vgg9_eight --npz data/cifar10.npz} workers=5
 fi
 
 names=() codes=()
