@@ -80,10 +80,10 @@ def read_plan(path: Path = PLAN) -> tuple[dict[str, dict[str, Any]], list[Run]]:
     campaigns: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text())
     runs = []
     for campaign, about in campaigns.items():
+        cuda = about.get("cuda", False)
         for seed in about["seeds"]:
             known: dict[str, Run] = {}
             once = about.get("once", {}) if seed == about["seeds"][0] else {}
-            cuda = about.get("cuda", False)
             for recipe, flags in (about["recipes"] | once).items():
                 if isinstance(flags, dict):
                     words = known[flags["exits_of"]].arguments if flags["exits_of"] in known else ()

@@ -190,7 +190,8 @@ def those_for_here(runs: list[Run]) -> list[Run]:
     if torch.cuda.is_available():
         return runs
     campaigns = ", ".join(dict.fromkeys(run.campaign for run in made_for_cuda))
-    print(f"=== left out, there being no CUDA device: {len(made_for_cuda)} of {campaigns}", flush=True)
+    left_out = f"{len(made_for_cuda)} of {campaigns}; --only makes them all the same"
+    print(f"=== left out, there being no CUDA device: {left_out}", flush=True)
     return [run for run in runs if not run.cuda]
 
 

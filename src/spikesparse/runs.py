@@ -208,10 +208,10 @@ class RunConfig(SaveConfigCallback):
 
     def settings(self) -> dict[str, Any]:
         """Model, data and sparsity settings, a budget if there is one, and the seed, as plain values."""
-        return deepcopy(self._settings)
+        return deepcopy(self._kept_settings)
 
     @cached_property
-    def _settings(self) -> dict[str, Any]:  # once: writing and reading them takes as long as a checkpoint
+    def _kept_settings(self) -> dict[str, Any]:  # once: writing and reading them takes as long as a checkpoint
         whole = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
         kept = {key: whole[key] for key in ("seed_everything", "model", "data", "sparsity") if key in whole}
         if any(whole.get("budget", {}).get(name) is not None for name in BUDGETS):
