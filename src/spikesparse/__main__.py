@@ -163,10 +163,11 @@ def _run_limited(command: Callable[[list[str]], object], args: list[str]) -> Non
         from spikesparse.imports import split_allowed
         from spikesparse.own import unusable_part
         from spikesparse.runs import configs_of
+        from spikesparse.settings_errors import plainly
 
         if (unusable := unusable_part(configs_of(split_allowed(args)[0]))) is not None:
             raise unusable from error
-        raise UserError(" ".join(str(error).split()) + f" See `spikesparse {args[0]} --help`.") from error
+        raise UserError(f"{plainly(error)} See `spikesparse {args[0]} --help`.") from error
 
 
 def _refuse(reason: str, status: int = 2) -> int:

@@ -11,6 +11,7 @@ from pytorch_lightning.cli import LightningCLI
 from spikesparse.bolts import load_bolts
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.imports import check_settings, limited_imports, split_allowed
+from spikesparse.load import refuse_linked
 from spikesparse.module import SpikingClassifier
 from spikesparse.paths import CONFIGS
 from spikesparse.runs import RunConfig, named_settings, with_checkpoint_settings
@@ -36,7 +37,9 @@ class GuardedCLI(LightningCLI):
         given, prefixes = split_allowed(args)
         whole = with_checkpoint_settings(given)
         with limited_imports(prefixes), checked_parser(), SettingsErrors() as self._building:
-            check_settings(named_settings(whole, read_values=True))
+            settings = named_settings(whole, read_values=True)
+            check_settings(settings)
+            refuse_linked(settings)
             self._parse_and_run(whole)
 
     def _parse_and_run(self, args: list[str]) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from spikesparse.module import SpikingClassifier
     from spikesparse.nn import SpikingNetwork
 
+#: What the network takes from its data module, and the flag that decides it.
+LINKED = {"timesteps": "--data.timesteps", "num_classes": "--data.source", "input_shape": "--data.source"}
+
 
 def load_run(
     run_folder: str | Path, which: str = "best", allow_import: str | Sequence[str] = ()
@@ -60,7 +63,7 @@ def _built(parser: ArgumentParser, settings: dict[str, Any], named: str) -> Any:
 
     from spikesparse.imports import check_settings
     from spikesparse.own import unusable_part
-    from spikesparse.settings_errors import SettingsErrors
+    from spikesparse.settings_errors import SettingsErrors, plainly
 
     check_settings([(named, settings)])
     with SettingsErrors():
@@ -68,7 +71,7 @@ def _built(parser: ArgumentParser, settings: dict[str, Any], named: str) -> Any:
         try:
             config = parser.parse_object({key: settings[key] for key in ("model", "data")})
         except ArgumentError as error:
-            raise unusable_part([settings]) or UserError(f"{named}: {' '.join(str(error).split())[:300]}") from error
+            raise unusable_part([settings]) or UserError(f"{named}: {plainly(error)[:300]}") from error
         return parser.instantiate_classes(config)
 
 
@@ -98,5 +101,24 @@ def build_network(
 
 def link_data_to_network(parser: ArgumentParser) -> None:
     """What the network takes from its data module."""
-    for name in ("timesteps", "num_classes", "input_shape"):
+    for name in LINKED:
         parser.link_arguments(f"data.{name}", f"model.net.init_args.{name}", apply_on="instantiate")
+
+
+def refuse_linked(settings: list[tuple[str, dict[str, Any]]]) -> None:
+    """Refuse settings of the network that its data decide: the parser would take them, and leave them out.
+
+    Args:
+        settings: nested, each with what to call it.
+
+    Raises:
+        UserError: if one is there.
+    """
+    for named, config in settings:
+        model = config.get("model")
+        net = model.get("net") if isinstance(model, dict) else None
+        if not isinstance(net, dict):
+            continue
+        arguments = net.get("init_args")
+        for name in (net.keys() | (arguments.keys() if isinstance(arguments, dict) else set())) & LINKED.keys():
+            raise UserError(f"{named}: the network takes its {name} from the data; {LINKED[name]} decides it.")

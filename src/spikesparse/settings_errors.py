@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import re
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,34 @@ _RAISED = (
 
 #: A full disk, and the like: the command line has words of its own for these.
 _OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+#: jsonargparse's account of a value of the wrong type: under which keys, outermost first; of one type that there is, or
+#: of several, the innermost last; and what else it has to say behind the value.
+_KEY = re.compile(r'Parser key "([\w.]+)"')
+_REST = r"(?:\. Got value| - Expected| - Problem|$)"
+_ONE_TYPE = re.compile(rf'": Expected an? (.*?)\. Got value: (.*?){_REST}')
+_TYPES = re.compile(r"Union subtypes Subtypes: \[(.*?)\] Errors:")
+_VALUE = re.compile(rf"Given value: (.*?){_REST}")
+_NAMES = (
+    (re.compile(r"typing\.Literal\[(.*?)\]"), r"\1"),
+    (re.compile(r"<class '(.*?)'>"), r"\1"),
+    (re.compile(r"\b(?:[a-z_]+\.)+(?=\w)"), ""),
+    (re.compile(r"\bNoneType\b"), "null"),
+)
+
+
+def plainly(error: argparse.ArgumentError) -> str:
+    """What the parser refuses, in one line: of a value of the wrong type its flag, and the types that it takes."""
+    said = " ".join(str(error).split())
+    if one := _ONE_TYPE.search(said):
+        types, value = one.groups()
+    elif (several := _TYPES.findall(said)) and (given := _VALUE.search(said)):
+        types, value = several[-1], given[1]
+    else:
+        return said
+    for pattern, name in _NAMES:
+        types = pattern.sub(name, types)
+    return f"--{'.'.join(dict.fromkeys(_KEY.findall(said)))}={value}: it takes {types}."
 
 
 class SettingsErrors(Callback):
