@@ -22,12 +22,12 @@ def draw(rows: list[Exits], sought: list[Exits], path: Path) -> None:
     axes = figure.add_subplot()
     *early, whole = rows
     curves = ((sought, "#2f9e5f", "a confidence after each step"), (early, "#1f6feb", "one confidence for all steps"))
-    for points, color, label in curves:
+    for below, (points, color, label) in enumerate(curves):
         if len(points) > 1:  # one alone, of one --target, is no curve
             curve = sorted([*points, whole], key=lambda row: row.spikes)
             axes.plot(*_places(curve), color=color, lw=1.2, zorder=1)
-        axes.scatter(*_places(points), color=color, s=22, label=label)
-    axes.scatter(*_places([whole]), color="#d1495b", s=34, label="all steps", zorder=3)
+        axes.scatter(*_places(points), color=color, s=22, label=label, zorder=3 - below)
+    axes.scatter(*_places([whole]), color="#d1495b", s=34, label="all steps", zorder=4)
     for row in early:
         place = (row.spikes, 100 * row.accuracy)
         axes.annotate(row.flag, place, (4, -9), textcoords="offset points", fontsize=8, color="#3a3f47")
