@@ -114,11 +114,9 @@ def refuse_linked(settings: list[tuple[str, dict[str, Any]]]) -> None:
     Raises:
         UserError: if one is there.
     """
+    from spikesparse.report.runs import mapping
+
     for named, config in settings:
-        model = config.get("model")
-        net = model.get("net") if isinstance(model, dict) else None
-        if not isinstance(net, dict):
-            continue
-        arguments = net.get("init_args")
-        for name in (net.keys() | (arguments.keys() if isinstance(arguments, dict) else set())) & LINKED.keys():
+        net = mapping(mapping(config.get("model")).get("net"))
+        for name in (net.keys() | mapping(net.get("init_args")).keys()) & LINKED.keys():
             raise UserError(f"{named}: the network takes its {name} from the data; {LINKED[name]} decides it.")
