@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from spikesparse.__main__ import main
@@ -28,6 +29,13 @@ def refusal(capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("spikesparse: error:")]
     assert len(lines) == 1
     return lines[0]
+
+
+def add_to_its_time(checkpoint, seconds):
+    """As if the sitting that wrote it had taken so much longer."""
+    whole = torch.load(checkpoint, weights_only=True)
+    whole["callbacks"]["TrainingTime"]["time_elapsed"]["train"] += seconds
+    torch.save(whole, checkpoint)
 
 
 @quiet
@@ -84,8 +92,10 @@ def test_data_that_vanished_is_named_and_the_run_stays_where_it_is(tiny_args, tm
     assert main(args) == 2
     assert "tiny.npz" in refusal(capsys)
     kept.rename(tmp_path / "tiny.npz")
+    add_to_its_time(folder_of(args[1:]) / "checkpoints" / "last.ckpt", 1000)
     assert main(args) == 0
     assert "before epoch 3" in capsys.readouterr().out
+    assert 1000 < json.loads((folder_of(args[1:]) / "result.json").read_text())["fit_seconds"] < 1300
     assert [path.name for path in folder_of(args[1:]).parent.iterdir()] == ["seed0"]
 
 

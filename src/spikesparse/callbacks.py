@@ -1,14 +1,22 @@
-"""Callbacks that guard a run: non-finite numbers, silent layers."""
+"""Callbacks that accompany every run: non-finite numbers, silent layers, the time that it took."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from spikesparse.nonfinite_guard import NonFiniteGuard as NonFiniteGuard
+
+
+class TrainingTime(Timer):
+    """Seconds of training, all sittings of a run together. A class of its own: ``--trainer.max_time`` adds a Timer."""
+
+    def __init__(self) -> None:
+        super().__init__(duration=None)
 
 
 class SilentLayers(Callback):

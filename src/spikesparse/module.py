@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikesparse.callbacks import NonFiniteGuard, SilentLayers
+from spikesparse.callbacks import NonFiniteGuard, SilentLayers, TrainingTime
 from spikesparse.checkpoints import check_state_dict, read_checkpoint
 from spikesparse.data.loading import Batch
 from spikesparse.distillation import Distillation, load_teacher, logits_of
@@ -147,9 +147,10 @@ class SpikingClassifier(LightningModule):
         self._teacher = []
 
     def configure_callbacks(self) -> list[Callback]:
-        """What guards every training run, unless it is there already."""
+        """What accompanies every training run, unless it is there already."""
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [guard() for guard in (NonFiniteGuard, SilentLayers, ProcessState, Interruption) if guard not in present]
+        always = (NonFiniteGuard, SilentLayers, ProcessState, Interruption, TrainingTime)
+        return [each() for each in always if each not in present]
 
     def configure_optimizers(self) -> Any:
         """Optimizer, and scheduler stepped once per epoch."""

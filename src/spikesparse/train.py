@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 from spikesparse.bill_files import CSV as BILL_CSV
 from spikesparse.bill_files import JSON as BILL_JSON
 from spikesparse.bill_files import bill_table, read_rows, write_bill
+from spikesparse.callbacks import TrainingTime
 from spikesparse.cli import SpikeCLI
 from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
@@ -55,7 +55,6 @@ def train(args: list[str]) -> RunResult | None:
     fresh, args = _without_fresh(args)
     if not _asks_for_text(args):
         _say_what_is_trained(args)
-    started = time.monotonic()
     try:
         cli = _fitted(args, fresh)
     except Finished as run:
@@ -65,7 +64,7 @@ def train(args: list[str]) -> RunResult | None:
     trainer: Any = cli.trainer  # its properties are not all typed
     if trainer.fast_dev_run or not trainer.state.finished:
         return None
-    seconds = time.monotonic() - started
+    time = next(callback for callback in trainer.callbacks if isinstance(callback, TrainingTime))
     best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
     last = cli.run_folder / "checkpoints" / "last.ckpt" if cli.run_folder else None
     if not best and last is not None and last.is_file():
@@ -76,7 +75,7 @@ def train(args: list[str]) -> RunResult | None:
     trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
     about = {
         **{"command": ["train", *args], "configs": config_digest(args)},
-        **{"epochs": trainer.max_epochs, "fit_seconds": round(seconds, 1)},
+        **{"epochs": trainer.max_epochs, "fit_seconds": round(time.time_elapsed(), 1)},
     }
     result = _report(cli, run_name(["fit", *args]), best, about)
     _write_hparams(cli, "test")
