@@ -44,6 +44,23 @@ def test_every_command_of_the_plan_is_understood(cifar_like_npz):
             OnlyParse(["fit", *words[1:], "--data.source=npz", f"--data.data_dir={cifar_like_npz}"])
 
 
+@pytest.mark.filterwarnings("ignore")  # LightningCLI's, of being called from Python
+def test_the_recipe_of_eight_steps_is_what_its_rows_were_made_with(capsys):
+    from plan import read_plan
+
+    from spikesparse.__main__ import main
+
+    def settings(*args):
+        with pytest.raises(SystemExit):
+            main(["fit", *args, "--print_config"])
+        return yaml.safe_load(capsys.readouterr().out)
+
+    run = next(run for run in read_plan()[1] if run.name == "vgg7_eight_steps/started/0")
+    words = [word.replace("configs/", f"{ROOT}/configs/") for word in run.arguments[1:]]
+    recipe = settings("--config", str(ROOT / "configs/experiment/cifar10_vgg7_eight_steps.yaml"))
+    assert settings(*words) == {**recipe, "seed_everything": 0}
+
+
 @pytest.mark.parametrize("recipe", [["--model.init_from={b}"], {"exits_of": "b", "target": 10}])
 def test_a_recipe_stands_below_the_one_that_it_starts_from(recipe, tmp_path):
     from plan import read_plan
