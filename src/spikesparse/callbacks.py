@@ -15,9 +15,6 @@ from spikesparse.nonfinite_guard import NonFiniteGuard as NonFiniteGuard
 class TrainingTime(Timer):
     """Seconds of training, all sittings of a run together. A class of its own: ``--trainer.max_time`` adds a Timer."""
 
-    def __init__(self) -> None:
-        super().__init__(duration=None)
-
 
 class SilentLayers(Callback):
     """Reports a hidden layer that no longer fires at all in training, once for each time that it falls silent."""

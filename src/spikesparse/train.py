@@ -64,7 +64,7 @@ def train(args: list[str]) -> RunResult | None:
     trainer: Any = cli.trainer  # its properties are not all typed
     if trainer.fast_dev_run or not trainer.state.finished:
         return None
-    time = next(callback for callback in trainer.callbacks if isinstance(callback, TrainingTime))
+    timer = next(callback for callback in trainer.callbacks if isinstance(callback, TrainingTime))
     best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
     last = cli.run_folder / "checkpoints" / "last.ckpt" if cli.run_folder else None
     if not best and last is not None and last.is_file():
@@ -75,7 +75,7 @@ def train(args: list[str]) -> RunResult | None:
     trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
     about = {
         **{"command": ["train", *args], "configs": config_digest(args)},
-        **{"epochs": trainer.max_epochs, "fit_seconds": round(time.time_elapsed(), 1)},
+        **{"epochs": trainer.max_epochs, "fit_seconds": round(timer.time_elapsed(), 1)},
     }
     result = _report(cli, run_name(["fit", *args]), best, about)
     _write_hparams(cli, "test")
