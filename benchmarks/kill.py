@@ -5,8 +5,9 @@
 The moments are drawn from a seed among four kinds: within a training step, within a validation, while a checkpoint is
 being written, and at any time at all. Shuffling, crops, flips, Poisson spikes, dropout, a spike budget, a learning-rate
 schedule and gradient accumulation are on. In the end the run must be the one that was never killed, bit for bit: its
-weights, the optimizer's and the controller's state, random streams, metrics, and the best checkpoint. No kill may lose
-more steps than --checkpoint.every_n_steps names. results/kill.csv says what each kill met.
+weights, the optimizer's and the controller's state, random streams, metrics, and the best checkpoint; only the seconds
+it took and where it lies are its own. No kill may lose more steps than --checkpoint.every_n_steps names.
+results/kill.csv says what each kill met.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def _die_in_writing(number: int, share: float) -> None:
 
 
 def differences(first: Any, second: Any, name: str = "") -> list[str]:
-    """The names of all values in which two nested checkpoints differ, paths left out."""
+    """The names of all values in which two nested checkpoints differ."""
     if isinstance(first, dict) and isinstance(second, dict):
         if first.keys() != second.keys():
             return [f"{name}: other keys: {sorted(map(str, first.keys() ^ second.keys()))}"]
@@ -186,7 +187,7 @@ def campaign(place: Path, kills: int, epochs: int, seed: int) -> tuple[list[dict
     found_differences = []
     other = place / "whole" / run.relative_to(folder)
     for name in ("last.ckpt", "best.ckpt"):
-        both = [_without_paths(torch.load(each / "checkpoints" / name, weights_only=True)) for each in (other, run)]
+        both = [_of_the_run(torch.load(each / "checkpoints" / name, weights_only=True)) for each in (other, run)]
         found_differences += [f"{name}{difference}" for difference in differences(*both)]
     return rows, found_differences + differences(scalars(other), scalars(run), "scalar")
 
@@ -204,8 +205,9 @@ def scalars(run: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def _without_paths(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The callbacks of Lightning keep absolute paths."""
+def _of_the_run(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint less what two equal runs may differ in: the absolute paths of Lightning's callbacks, seconds."""
+    checkpoint["callbacks"].pop("TrainingTime", None)
     for state in checkpoint["callbacks"].values():
         for key in ("best_model_path", "dirpath", "kth_best_model_path", "last_model_path"):
             state.pop(key, None)
