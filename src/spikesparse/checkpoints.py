@@ -84,24 +84,29 @@ class BestCheckpoint(ModelCheckpoint):
             super().load_state_dict(state_dict)
 
 
-def read_checkpoint(path: str | Path, flag: str = "--ckpt_path") -> dict[str, Any]:
+def read_checkpoint(path: str | Path, flag: str | None = "--ckpt_path") -> dict[str, Any]:
     """Read a checkpoint without running any code that it may hold.
+
+    Args:
+        path: of the file.
+        flag: that the user named it by; None for a file that the program itself has found.
 
     Raises:
         UserError: if there is none, or it is damaged, or holds more than tensors and plain values.
     """
+    named = f"{flag}={path}" if flag else str(path)
     try:
         check_archive(Path(path))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"{flag}={path}: there is no such file.") from error
+        raise UserError(f"{named}: there is no such file.") from error
     except DAMAGED as error:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise UserError(f"{flag}={path}: not a whole checkpoint ({reason}).") from error
+        raise UserError(f"{named}: not a whole checkpoint ({reason}).") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise UserError(f"{flag}={path}: not a checkpoint of this project (it has no state_dict).")
+        raise UserError(f"{named}: not a checkpoint of this project (it has no state_dict).")
     if not _are_settings(checkpoint.get("settings", {})):
-        raise UserError(f"{flag}={path}: not a checkpoint of this project (its settings are none).")
+        raise UserError(f"{named}: not a checkpoint of this project (its settings are none).")
     return checkpoint
 
 

@@ -42,17 +42,17 @@ def load_run(
 
     folder = Path(run_folder)
     path = chosen_checkpoint(folder) if which == "best" else folder / "checkpoints" / f"{which}.ckpt"
-    checkpoint = read_checkpoint(path, "load_run")
-    settings = settings_of(checkpoint, f"load_run={path}")
+    checkpoint = read_checkpoint(path, flag=None)
+    settings = settings_of(checkpoint, str(path))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SpikingClassifier, "model")
     parser.add_class_arguments(CIFAR10DataModule, "data")
     link_data_to_network(parser)
     prefixes = (allow_import,) if isinstance(allow_import, str) else tuple(allow_import)
     with limited_imports(prefixes), checked_parser():
-        ready = _built(parser, settings, f"load_run={path}")
+        ready = _built(parser, settings, str(path))
     module, data = ready.model, ready.data
-    check_state_dict(checkpoint["state_dict"], module.state_dict(), f"load_run={path}")
+    check_state_dict(checkpoint["state_dict"], module.state_dict(), str(path))
     module.load_state_dict(checkpoint["state_dict"])
     return module.eval(), data
 

@@ -104,14 +104,14 @@ def newest(folder: Path) -> Place | None:
 
 
 def _place(path: Path) -> Place:
-    checkpoint = read_checkpoint(path, "resume")
+    checkpoint = read_checkpoint(path, flag=None)
     try:
         step = int(checkpoint["global_step"])
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
         within = epochs["started"] > epochs["processed"]
         return Place(path, int(checkpoint["epoch"]) + (0 if within else 1), step, within)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"resume={path}: it does not say how far it has come.") from error
+        raise UserError(f"{path}: it does not say how far it has come.") from error
 
 
 def _kept(folder: Path) -> dict[str, Any]:
