@@ -108,7 +108,7 @@ fuzz: $(READY) ## 10,000 mutated configurations through the command line, none o
 	rm -f results/fuzz_configs.csv
 	$(RUN) benchmarks/fuzz_configs.py --csv results/fuzz_configs.csv $(ARGS)
 
-soak: $(READY) ## 6,000 short epochs in one process: does memory, a file or a thread stay behind? (15 minutes)
+soak: $(READY) ## 6,000 short epochs in one process: does memory, a file or a thread stay behind? (25 minutes)
 	$(RUN) benchmarks/soak.py --csv results/soak.csv $(ARGS)
 
 reproduce: $(READY) ## make the rows that results/ lacks of benchmarks/plan.yaml (ARGS: --budget 8m, --only TEXT, --npz FILE)

@@ -29,6 +29,7 @@ class Line(NamedTuple):
     marker: str
     color: str
     width: float = 1.2
+    seeds: tuple[int, ...] | None = None  # these alone
 
 
 FULL, EXIT, VGG9, WIDE, STEPS, DIGITS = "#1f6feb", "#d1495b", "#1b1f24", "#3d8b5f", "#8250df", "#8a8f98"
@@ -51,10 +52,18 @@ LINES = (
         "D",
         WIDE,
     ),
-    Line("proxy, vgg7 from T=8", "steps_proxy", "twin", ("quiet_70",), "s", STEPS),
-    Line("proxy, vgg7 from T=8, early exits", "steps_proxy", "twin", ("half_70", "half_73", "half_85"), "P", STEPS),
-    Line("proxy, the same, half charged at first", "steps_proxy", "twin", STARTED, "X", STEPS),
-    Line("proxy, vgg7 from T=16", "steps_proxy", "long_twin", ("long_quiet_70", "quiet_70"), "D", STEPS),
+    Line("proxy, vgg7 from T=8", "steps_proxy", "twin", ("quiet_70",), "s", STEPS, seeds=(0,)),
+    Line(
+        "proxy, vgg7 from T=8, early exits",
+        "steps_proxy",
+        "twin",
+        ("half_70", "half_73", "half_85"),
+        "P",
+        STEPS,
+        seeds=(0,),
+    ),
+    Line("proxy, the same, half charged at first", "steps_proxy", "twin", STARTED, "X", STEPS, seeds=(0,)),
+    Line("proxy, vgg7 from T=16", "steps_proxy", "long_twin", ("long_quiet_70", "quiet_70"), "D", STEPS, seeds=(0,)),
     Line("the digits, early exit", "digits_exit", "twin", ("exit_1", "exit_2", "exit_4"), "P", DIGITS),
     Line("the digits", "digits_loop", "twin", ("budget_70", "budget_85"), "o", DIGITS),
 )
@@ -65,7 +74,9 @@ def picture(results: Path = ROOT / "results") -> Figure:
     figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
     axes = figure.subplots()
     for line in LINES:
-        found = {each.recipe: each for each in compare(line.campaign, line.twin, "spikes_per_image", results)}
+        found = {
+            each.recipe: each for each in compare(line.campaign, line.twin, "spikes_per_image", results, line.seeds)
+        }
         _draw_line(axes, [found[recipe] for recipe in line.recipes if recipe in found], line)
     x, y = [100 * saved for saved, _ in ALLRED], [points for _, points in ALLRED]
     axes.plot(x, y, "*", color="#b26a00", ms=13, mfc="none", mew=1.5, label="Allred et al. 2020, “up to”")

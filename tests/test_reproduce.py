@@ -157,19 +157,21 @@ def test_interval_sees_the_spread_over_seeds():
 
 
 @pytest.mark.parametrize(
-    ("seeds", "drop", "high", "verdict"),
+    ("seeds", "drop", "low", "high", "verdict"),
     [
-        (5, 0.2, 0.5, "iso-accuracy"),
-        (5, 0.1, 0.6, "within a point"),
-        (5, 0.9, 1.0, "within a point"),
-        (5, 0.9, 1.2, "less accurate"),
-        (4, 0.0, 0.1, "open: 4 of 5 seeds"),
+        (5, 0.2, -0.1, 0.5, "iso-accuracy"),
+        (5, 0.1, -0.4, 0.6, "within a point"),
+        (5, 0.9, 0.8, 1.0, "within a point"),
+        (5, 0.9, 0.6, 1.2, "undecided"),
+        (5, 1.1, 1.0, 1.2, "undecided"),
+        (5, 1.2, 1.1, 1.3, "less accurate"),
+        (4, 0.0, -0.1, 0.1, "open: 4 of 5 seeds"),
     ],
 )
-def test_verdict(seeds, drop, high, verdict):
+def test_verdict(seeds, drop, low, high, verdict):
     from iso_accuracy import Comparison
 
-    assert Comparison("r", seeds, 78.0, 1.0, -0.7, drop, -1.0, high).verdict == verdict
+    assert Comparison("r", seeds, 78.0, 1.0, -0.7, drop, low, high).verdict == verdict
 
 
 def test_rows_and_right_images_are_kept_and_replaced(tmp_path):
@@ -197,6 +199,22 @@ def test_rows_and_right_images_are_kept_and_replaced(tmp_path):
     assert "| quiet | 2 |" in table([twin, quiet], "spikes_per_image")
     _, quiet = compare("c", "twin", "spikes_per_image", tmp_path, [1])
     assert (quiet.seeds, quiet.change) == (1, pytest.approx(30 / 300 - 1))
+
+
+def test_a_recipe_stands_beside_the_twin_of_another_campaign(tmp_path):
+    """Of the seeds that both have: 8 of 10 right at 50 spikes, beside 10 of 10 at 400."""
+    from iso_accuracy import compare
+    from plan import COLUMNS, add_row
+
+    for campaign, recipe, seed, spikes, right in (
+        *(("long", "twin", 1, 400, 10), ("long", "twin", 2, 800, 9), ("long", "quiet", 1, 7, 0)),
+        *(("short", "twin", 1, 100, 9), ("short", "quiet", 1, 50, 8), ("short", "quiet", 0, 999, 0)),
+    ):
+        row = dict.fromkeys(COLUMNS, "") | {"recipe": recipe, "seed": seed, "spikes_per_image": spikes}
+        add_row(campaign, row, np.arange(10) < right, tmp_path)
+    found = compare("short", "long/twin", "spikes_per_image", tmp_path)
+    assert [(c.recipe, c.seeds, c.count) for c in found] == [("long/twin", 2, 600), ("quiet", 1, 50), ("twin", 1, 100)]
+    assert (found[1].change, found[1].drop) == (pytest.approx(50 / 400 - 1), pytest.approx(20))
 
 
 # Whole runs
@@ -392,7 +410,15 @@ def test_list_and_unknown_names(tiny_plan):
     assert "--only=nothing: no run" in none.stderr
 
 
-@pytest.mark.parametrize("flags", [["nothing"], ["digits_loop", "--twin", "nothing"], ["digits_loop", "--seeds", "99"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["nothing"],
+        ["digits_loop", "--twin", "nothing"],
+        ["digits_loop", "--twin", "no/twin"],
+        ["digits_loop", "--seeds", "99"],
+    ],
+)
 def test_a_comparison_of_no_rows_is_refused(flags, monkeypatch, capsys):
     import iso_accuracy
 
