@@ -132,7 +132,8 @@ def row_of(run: Run, folder: Path, command: list[str], minutes: float) -> dict[s
     config = yaml.safe_load((folder / "config.yaml").read_text())
     best = torch.load(folder / "checkpoints" / Path(result["checkpoint"]).name, map_location="cpu", weights_only=True)
     budget = config.get("budget") or {}
-    asked = budget.get("target") or budget.get("max_accuracy_drop")
+    asked = next((n for n in ("target", "reduction", "max_accuracy_drop") if budget.get(n) is not None), None)
+    words = {"target": budget.get("by"), "reduction": f"less {budget.get('by')}", "max_accuracy_drop": "drop"}
     encoder = config["data"]["encoder"]
     return {
         "recipe": run.recipe,
@@ -145,7 +146,7 @@ def row_of(run: Run, folder: Path, command: list[str], minutes: float) -> dict[s
         "train_images": config["data"]["train_images"] or "all",
         "precision": config["trainer"]["precision"] or "32-true",
         "lambda_end": "" if asked else config["sparsity"]["end_value"],
-        "budget": f"{asked:g} {budget['by'] if budget.get('target') else 'drop'}" if asked else "",
+        "budget": f"{budget[asked]:g} {words[asked]}" if asked else "",
         "epochs": config["trainer"]["max_epochs"],
         "epoch_of_best": best["epoch"] + 1,
         "accuracy_val": f"{best['measured']['accuracy/val']:.4f}",
@@ -184,7 +185,6 @@ def add_row(campaign: str, row: dict[str, Any], correct: np.ndarray, results: Pa
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*others, row])
-        replace_file(results / f"{campaign}.csv", text.getvalue())
         bits = dict(correct_of(campaign, results))
         bits[f"{row['recipe']}/{row['seed']}"] = correct
         packed = {name: np.packbits(values) for name, values in sorted(bits.items())}
@@ -192,6 +192,7 @@ def add_row(campaign: str, row: dict[str, Any], correct: np.ndarray, results: Pa
         file = io.BytesIO()
         np.savez_compressed(file, **packed, **sizes)
         replace_file(results / f"{campaign}_correct.npz", file.getvalue())
+        replace_file(results / f"{campaign}.csv", text.getvalue())  # last: what stands here counts as made
 
 
 def correct_of(campaign: str, results: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -213,6 +213,7 @@ def make(
 ) -> bool:
     """Make a row, whose lock is held; whether it came to its end in time."""
     anew, exits = run.name in asked.runs, None
+    begun = lock.path.with_name(f"{lock.path.name}.anew")  # of a run that was begun anew and is not at its end yet
     what = (
         f"early exits of {run.exits_of} at {run.target:g} {run.by}"
         if run.exits_of
@@ -223,9 +224,14 @@ def make(
         exits = take_exits(run, folder_of(words, run.seed), deadline, lock, stop)
         if exits is None:
             return False
-    elif not train(words, anew, deadline, lock, stop):
-        return False
+    else:
+        fresh = anew and not begun.is_file()
+        if fresh:
+            begun.touch()
+        if not train(words, fresh, deadline, lock, stop):
+            return False
     finish(run, words, exits, asked.results, asked.keep and anew)
+    begun.unlink(missing_ok=True)
     return True
 
 

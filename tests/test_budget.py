@@ -391,6 +391,7 @@ def test_a_reduction_is_a_target_below_what_the_baseline_spends(tiny_args, tmp_p
 
 def test_the_twin_of_a_budget_has_none(tmp_path):
     (tmp_path / "b.yaml").write_text(yaml.safe_dump({"budget": {"target": 5}}))
+    (tmp_path / "budget.yaml").write_text(yaml.safe_dump({"target": 5}))
     plain = ["--sparsity.start_value=0", "--sparsity.end_value=0"]
     off = [f"--budget.{name}=null" for name in ("target", "reduction", "max_accuracy_drop", "baseline")]
     for args, added in (
@@ -398,6 +399,8 @@ def test_the_twin_of_a_budget_has_none(tmp_path):
         (["--budget.by=synops"], []),
         (["--budget.target=5"], off),
         (["--config", str(tmp_path / "b.yaml")], off),
+        (["--budget={target: 5}"], off),
+        ([f"--budget={tmp_path}/budget.yaml"], off),
         (["--config", str(tmp_path / "b.yaml"), "--budget.target=null"], []),
     ):
         assert twin_args(args) == [*args, *plain, *added]

@@ -93,6 +93,7 @@ def test_first_loss_is_made_of_labels_and_teacher(tiny_args, teacher):
     [
         (["--model.distillation.teacher=nowhere.ckpt"], "nowhere.ckpt: there is no such file"),
         (["--data.encoder=direct"], "Name a teacher of the student's own encoding"),
+        (["--data.normalize=false"], "was trained with --data.normalize=true"),
     ],
 )
 def test_a_teacher_that_cannot_teach_is_refused(flags, said, tiny_args, teacher, capsys):

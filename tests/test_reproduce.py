@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
+from spikesparse.__main__ import main
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/experiment/digits.yaml"
 
@@ -174,6 +176,26 @@ def test_verdict(seeds, drop, low, high, verdict):
     assert Comparison("r", seeds, 78.0, 1.0, -0.7, drop, low, high).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("flags", "said", "lambda_end"),
+    [
+        ([], "", 0.5),
+        (["--budget.target=30", "--budget.by=synops"], "30 synops", ""),
+        (["--budget.max_accuracy_drop=0.0", "--budget.baseline=0.5"], "0 drop", ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # LightningCLI's, of being called from Python
+def test_a_row_says_its_budget_or_its_lambda(flags, said, lambda_end, tiny_args):
+    from plan import Run as Row
+    from plan import row_of
+
+    args = ["train", *[arg for arg in tiny_args if "sparsity.end_value" not in arg], "--sparsity.end_value=0.5", *flags]
+    assert main(args) == 0
+    (folder,) = Path("runs").glob("*/seed0")
+    row = row_of(Row("c", "r", 0, args), folder, args, 1.0)
+    assert (row["budget"], row["lambda_end"]) == (said, lambda_end)
+
+
 def test_rows_and_right_images_are_kept_and_replaced(tmp_path):
     from iso_accuracy import compare, table
     from plan import COLUMNS, add_row, correct_of, rows_of
@@ -262,6 +284,19 @@ def test_missing_rows_are_made_once_and_a_stopped_run_goes_on(tiny_plan):
     assert f"accuracy_test {rows[0]['accuracy_test']}   kept row: {rows[0]['accuracy_test']}" in again.stdout
     assert f"spikes_per_image {rows[0]['spikes_per_image']}   kept" in again.stdout
     assert len(list(Path("runs").glob("digits-*/seed0-earlier1"))) >= 1
+
+
+@pytest.mark.slow
+def test_a_row_made_anew_is_begun_once_and_gone_on_with(tiny_plan):
+    """Stopped, it is not begun a second time; once it has come to its end, it is."""
+    assert reproduce(tiny_plan, "tiny/twin/0").returncode == 0
+    begun = Path("runs/.locks/tiny-twin-0.anew")
+    assert not begun.exists()
+    begun.touch()  # as a run that was stopped leaves it
+    again = reproduce(tiny_plan, "tiny/twin/0")
+    assert "not trained again" in again.stdout
+    assert not begun.exists()
+    assert "not trained again" not in reproduce(tiny_plan, "tiny/twin/0").stdout
     # A fresh checkout has the rows that were kept, and no checkpoint.
     shutil.rmtree("runs")
     kept = Path("kept/tiny.csv").read_text()

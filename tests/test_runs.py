@@ -201,6 +201,38 @@ def test_checkpoint_is_measured_again_with_the_same_result(tiny_args, validated,
         assert json.loads((folder / "result.json").read_text()) == first
 
 
+@pytest.mark.slow
+def test_a_test_under_other_settings_is_not_taken_for_the_trainings(tiny_args, capsys):
+    """It stands in the run folder under its own command; `train` reads its own result again."""
+    args = [*tiny_args, "--model.step_loss=0.5"]
+    assert main(["train", *args]) == 0
+    folder = Path("runs") / run_name(["fit", *args]) / "seed0"
+    first = json.loads((folder / "result.json").read_text())
+    tested = ["test", f"--ckpt_path={folder}/checkpoints/best.ckpt", "--model.early_exit.confidence=0.01"]
+    assert main(tested) == 0
+    other = json.loads((folder / "result.json").read_text())
+    assert (other["command"], other["timesteps"]) == (tested, 1.0)
+    assert other["fit_seconds"] == first["fit_seconds"]
+    capsys.readouterr()
+    assert main(["train", *args]) == 0
+    told = capsys.readouterr().out
+    assert "finished, and tested again" in told
+    assert "epoch 1/4" not in told
+    again = json.loads((folder / "result.json").read_text())
+    same = ("command", "accuracy", "spikes", "timesteps")
+    assert [again[name] for name in same] == [first[name] for name in same]
+
+
+def test_a_network_is_measured_in_the_precision_that_it_was_trained_in(tiny_args):
+    assert main(["fit", *tiny_args, "--trainer.precision=bf16-true"]) == 0
+    (folder,) = Path("runs").glob("*/seed0")
+    checkpoint = f"--ckpt_path={folder}/checkpoints/last.ckpt"
+    assert SpikeCLI(["validate", checkpoint]).trainer.precision == "bf16-true"
+    assert SpikeCLI(["validate", checkpoint, "--trainer.precision=32-true"]).trainer.precision == "32-true"
+    shutil.move(folder / "checkpoints/last.ckpt", "alone.ckpt")
+    assert SpikeCLI(["validate", "--ckpt_path=alone.ckpt"]).trainer.precision == "32-true"
+
+
 def test_checkpoint_tells_what_was_measured_of_it(tiny_args):
     cli = fit(tiny_args)
     kept = torch.load(cli.run_folder / "checkpoints" / "last.ckpt", weights_only=True)["measured"]

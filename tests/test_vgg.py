@@ -8,7 +8,7 @@ from torch import nn
 
 from oracle import Oracle, Watcher
 from spikesparse.errors import UserError
-from spikesparse.nn import LayerSizes, SpikeCounter, SpikingVGG
+from spikesparse.nn import LayerSizes, SpikeCounter, SpikingLayer, SpikingStack, SpikingVGG
 from spikesparse.nn.architecture import ARCHITECTURES
 from spikesparse.nn.layer import TimeSharedDropout
 from spikesparse.nn.pooling import POOLINGS
@@ -561,3 +561,8 @@ def test_he_initialisation_is_lees():
 def test_an_initialisation_that_would_not_be_read_is_refused():
     with pytest.raises(UserError, match=r"--model\.net\.initialization=he: only --model\.net\.norm=none"):
         SpikingVGG("4-P", initialization="he")
+
+
+def test_a_stack_without_neurons_is_refused():
+    with pytest.raises(ValueError, match="a layer with neurons in front of its classifier"):
+        SpikingStack({"classifier": SpikingLayer(nn.Linear(4, 2))}, input_shape=(1, 2, 2))

@@ -71,11 +71,16 @@ def load_teacher(path: str, data: Any) -> nn.Module:
     checkpoint = read_checkpoint(path, _FLAG)
     settings = settings_of(checkpoint, f"{_FLAG}={path}")
     with SettingsErrors():
-        encoder = settings["data"]["encoder"]
+        encoder, normalize = settings["data"]["encoder"], settings["data"].get("normalize", True)
         if isinstance(encoder, str) and make_encoder(encoder).normalization != data.encoder.normalization:
             raise UserError(
                 f"{_FLAG}={path}: that network reads {encoder} images; --data.encoder={type(data.encoder).__name__} "
                 "makes others. Name a teacher of the student's own encoding."
+            )
+        if normalize != data.normalize and data.encoder.normalization != "unit":  # pixels are that already
+            raise UserError(
+                f"{_FLAG}={path}: that network was trained with --data.normalize={str(normalize).lower()}; give the "
+                "student the same, or another teacher."
             )
         with torch.random.fork_rng(
             devices=[]

@@ -67,7 +67,7 @@ def _built(parser: ArgumentParser, settings: dict[str, Any], named: str) -> Any:
 
     check_settings([(named, settings)])
     with SettingsErrors():
-        settings["data"]["draw_seed"] = settings["seed_everything"]
+        settings["data"]["draw_seed"] = int(settings["seed_everything"])  # true and false are seeds too
         try:
             config = parser.parse_object({key: settings[key] for key in ("model", "data")})
         except ArgumentError as error:

@@ -27,6 +27,9 @@ _NOT_AN_OVERRIDE = re.compile(
     r"print_config|verbose|checkpoint\.|allow-import)"
 )
 
+# More of them, which a run folder's name has told apart from the beginning.
+_WHERE = re.compile(r"--(trainer\.(accelerator|devices|num_nodes|strategy)|data\.(batch_size|num_workers|resident))")
+
 
 def _settings(args: list[str]) -> list[tuple[str, str]]:
     """Command-line flags as (flag, value) pairs, in order."""
@@ -73,6 +76,11 @@ def run_name(args: list[str]) -> str:
     if not overrides:
         return experiment
     return f"{experiment}-{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:8]}"
+
+
+def changes_settings(command: list[str]) -> bool:
+    """Whether a command line of ``test``, with its first word, gives a checkpoint other settings than its own."""
+    return any(not _NOT_AN_OVERRIDE.match(f) and not _WHERE.match(f) for f, _ in _settings(command))
 
 
 def folder_of_checkpoint(path: str | None) -> Path | None:
@@ -160,8 +168,10 @@ def _is_file(text: str) -> bool:
 def asks_for_budget(args: list[str]) -> bool:
     """Whether a command line of ``fit``, without its first word, sets a budget, by flag or config file."""
     asked: dict[str, Any] = {}
-    for config in configs_of(["fit", *args]):
+    for name, config in named_settings(with_checkpoint_settings(["fit", *args]), read_values=True):
         budget = config.get("budget")
+        if isinstance(budget, str) and _is_file(budget):
+            budget = read_yaml(Path(budget), name)
         asked |= budget if isinstance(budget, dict) else {}
     return any(asked.get(name) not in (None, "null") for name in BUDGETS)
 
@@ -169,7 +179,8 @@ def asks_for_budget(args: list[str]) -> bool:
 def with_checkpoint_settings(args: list[str]) -> list[str]:
     """Put the settings kept in ``--ckpt_path``'s checkpoint below all that the command line names.
 
-    They stand above the defaults and base.yaml, as a first ``--config``.
+    They stand above the defaults and base.yaml, as a first ``--config``. Who measures a network does so in the
+    precision that it was trained in, where its run folder is at hand.
 
     Raises:
         UserError: if the checkpoint is missing or damaged.
@@ -178,7 +189,22 @@ def with_checkpoint_settings(args: list[str]) -> list[str]:
     if not path or path in CHOICES:
         return args
     settings = read_checkpoint(path).get("settings")
-    return args if not settings else [args[0], "--config", yaml.safe_dump(settings), *args[1:]]
+    if not settings:
+        return args
+    folder = folder_of_checkpoint(path)
+    precision = trained_precision(folder) if folder is not None and args[0] != "fit" else None
+    if precision is not None:
+        settings = {**settings, "trainer": {"precision": precision}}
+    return [args[0], "--config", yaml.safe_dump(settings), *args[1:]]
+
+
+def trained_precision(folder: Path) -> str | None:
+    """``--trainer.precision`` of a run's training, from its config.yaml; None if that does not say."""
+    path = folder / "config.yaml"
+    config = read_yaml(path, str(path)) if path.is_file() else None
+    trainer = config.get("trainer") if isinstance(config, dict) else None
+    precision = trainer.get("precision") if isinstance(trainer, dict) else None
+    return str(precision) if isinstance(precision, str | int) else None
 
 
 class RunConfig(SaveConfigCallback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from spikesparse.bill_files import CSV as BILL_CSV
@@ -16,6 +17,7 @@ from spikesparse.resume import Finished, write_identity
 from spikesparse.runs import (
     RunConfig,
     asks_for_budget,
+    changes_settings,
     config_digest,
     experiments,
     flag_value,
@@ -58,8 +60,10 @@ def train(args: list[str]) -> RunResult | None:
     try:
         cli = _fitted(args, fresh)
     except Finished as run:
-        if (run.folder / RESULT).is_file() and (run.folder / BILL_JSON).is_file():
+        if _is_tested(run.folder):
             return _finished(run)
+        if is_first_process():
+            print(f"{run.folder}: finished, and tested again: it has no result of its own training", flush=True)
         cli = _fitted([*args, f"--ckpt_path={run.folder}/checkpoints/last.ckpt"], fresh)
     trainer: Any = cli.trainer  # its properties are not all typed
     if trainer.fast_dev_run or not trainer.state.finished:
@@ -147,7 +151,9 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -
         before = json.loads(path.read_text()) if path.is_file() else {}
         tested = {"command": about["command"], "checkpoint": checkpoint, "split": "test", **machine()}
         if before.get("checkpoint") == checkpoint:  # a later test of the same weights keeps what training said
-            about = {**about, **{key: before[key] for key in TRAINING if key in before}}
+            about = {**{key: before[key] for key in TRAINING if key in before}, **about}
+            if not changes_settings(about["command"]):
+                about["command"] = before["command"]
         save_result(result, path, {**machine(), **about, "checkpoint": checkpoint})
         write_bill(cli.run_folder, bill, energy, {**tested, "accuracy": result.accuracy})
         print(f"bill          {cli.run_folder}/{BILL_CSV} and {BILL_JSON}: every count, per layer, with definitions")
@@ -162,7 +168,7 @@ def compare(args: list[str]) -> None:
     if _asks_for_text(args):
         train(args)
         return
-    if flag_value(args, "--sparsity.end_value") == "0" and not asks_for_budget(args):
+    if flag_value(args, "--sparsity.end_value") in ("0", "0.0") and not asks_for_budget(args):
         raise UserError("--sparsity.end_value=0: compare trains that twin itself; name the sparse network's lambda.")
     twin = train(twin_args(args))
     sparse = train(args)
@@ -174,6 +180,14 @@ def twin_args(args: list[str]) -> list[str]:
     """The command line of the accuracy-only twin: the same ramp, to zero."""
     off = [f"--budget.{name}=null" for name in BUDGETS] if asks_for_budget(args) else []
     return [*args, "--sparsity.start_value=0", "--sparsity.end_value=0", *off]
+
+
+def _is_tested(folder: Path) -> bool:
+    """Whether the result in a run folder is its training's: a test under other settings may have come since."""
+    path = folder / RESULT
+    if not path.is_file() or not (folder / BILL_JSON).is_file():
+        return False
+    return bool(json.loads(path.read_text())["command"][:1] == ["train"])
 
 
 def _finished(run: Finished) -> RunResult:

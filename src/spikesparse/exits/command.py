@@ -6,7 +6,6 @@ import argparse
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning import Trainer
 from rich.table import Table
@@ -18,11 +17,10 @@ from spikesparse.exits.curve import ExitCurve, Exits
 from spikesparse.exits.figure import draw
 from spikesparse.imports import split_allowed
 from spikesparse.load import load_run
-from spikesparse.report.runs import mapping
+from spikesparse.runs import trained_precision
 from spikesparse.settings_errors import SettingsErrors
 from spikesparse.summary import console
 from spikesparse.whole_files import replace_file
-from spikesparse.yaml_files import read_yaml
 
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 CSV, PNG = "exits_val.csv", "exits_val.png"
@@ -70,7 +68,7 @@ def main(args: list[str]) -> None:
     with SettingsErrors():
         trainer = Trainer(
             devices=1,
-            precision=_precision_of(asked.run),
+            precision=trained_precision(asked.run) or "32-true",  # type: ignore[arg-type]
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -94,12 +92,6 @@ def write(rows: list[Exits], path: Path) -> None:
     writer.writeheader()
     writer.writerows({**vars(row), "confidence": "" if row.confidence is None else row.flag} for row in rows)
     replace_file(path, text.getvalue())
-
-
-def _precision_of(folder: Path) -> Any:
-    path = folder / "config.yaml"
-    config = mapping(read_yaml(path, f"exits {path}")) if path.is_file() else {}
-    return mapping(config.get("trainer")).get("precision") or "32-true"
 
 
 def _table(rows: list[Exits], sought: list[Exits], timesteps: int) -> Table:

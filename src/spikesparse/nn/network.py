@@ -73,7 +73,8 @@ class SpikingStack(SpikingNetwork):
             of the memory, for a third more work in convolutions.
 
     Raises:
-        ValueError: if a layer does not take the shape that reaches it, or has neurons where none belong.
+        ValueError: if a layer does not take the shape that reaches it, or has neurons where none belong, or if there
+            are none at all.
 
     Example:
         >>> from spikesparse import LIF
@@ -107,6 +108,8 @@ class SpikingStack(SpikingNetwork):
         pooling_neurons: dict[str, int] = {}
         ann_macs: dict[str, int] = {}
         incoming = Incoming(self.input_shape)
+        if len(layers) < 2:
+            raise ValueError("a spiking network needs a layer with neurons in front of its classifier")
         for name, layer in layers.items():
             if (layer.neuron is None) != (name == list(layers)[-1]):
                 raise ValueError(f"layer {name}: all layers but the last have neurons")
