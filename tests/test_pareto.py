@@ -228,7 +228,7 @@ def untrained(monkeypatch):
     """Trials that only say what they would have trained; `during` may do something in the meantime."""
     trained, during = [], []
 
-    def train(folder, args):
+    def train(folder, args, seed):
         trained.append((folder.name, args))
         for do in during:
             do(len(trained))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from spikesparse.checkpoints import chosen_checkpoint, read_checkpoint
 from spikesparse.errors import UserError
+from spikesparse.resume import newest
+from spikesparse.runs import run_name
 from spikesparse.search.locks import FileLock
 
 LOG = "train.log"
@@ -19,12 +21,15 @@ class TrialFailed(Exception):
     """A trial that ended without a result; its text says why."""
 
 
-def train(folder: Path, args: list[str]) -> tuple[Path, int]:
-    """Train, going on from the last checkpoint if there is one.
+def train(folder: Path, args: list[str], seed: int) -> tuple[Path, int]:
+    """Train, going on with the run of the very same command if it lies there.
+
+    ``fit`` decides that, by the run's flags and files; what else lies in the folder is not the trial's.
 
     Args:
         folder: of the trial; the run's folder, its log and its lock lie in it.
         args: command line of ``fit``.
+        seed: that these settings train with.
 
     Returns:
         The run folder, and the epoch that the run went on from (0 if it began).
@@ -33,18 +38,17 @@ def train(folder: Path, args: list[str]) -> tuple[Path, int]:
         TrialFailed: if the run fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    command = ["fit", *args, f"--trainer.logger.init_args.save_dir={folder}", "--trainer.enable_progress_bar=false"]
+    run = folder / run_name(command) / f"seed{seed}"
     first_epoch = None
     with FileLock(folder / "lock") as lock:  # waits for whoever may still write here
         for restart in range(_RESTARTS + 1):
-            last = last_checkpoint(folder)
-            epoch = _epochs_done(last) if last else 0
-            first_epoch = epoch if first_epoch is None else first_epoch
-            more = [f"--ckpt_path={last}"] if last else []
-            place = [f"--trainer.logger.init_args.save_dir={folder}", "--trainer.enable_progress_bar=false"]
-            status = run_to_log(["fit", *args, *place, *more], folder / LOG, lock)
+            before, place = _on_disk(run), newest(run)
+            status = run_to_log(command, folder / LOG, lock)
+            if first_epoch is None:  # a run that was set aside took its folder along
+                first_epoch = place.epoch if place and _on_disk(run) == before else 0
             if status == 0:
-                run = run_folder(folder)
-                if run is None:
+                if not chosen_checkpoint(run).is_file():
                     raise TrialFailed("the run left no checkpoint")
                 return run, first_epoch
             if status > 0 or restart == _RESTARTS:
@@ -77,18 +81,6 @@ def run_to_log(command: list[str], log: Path, lock: FileLock) -> int:
             process.stdin.close()
 
 
-def run_folder(folder: Path) -> Path | None:
-    """The run in a trial's folder, if it has a checkpoint."""
-    found = [path for path in folder.glob("*/seed*/checkpoints/last.ckpt") if "-earlier" not in path.parts[-3]]
-    return found[0].parents[1] if found else None
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """What the run in a trial's folder goes on from, if there is something."""
-    run = run_folder(folder)
-    return run / "checkpoints" / "last.ckpt" if run else None
-
-
 def measured(run: Path) -> tuple[Path, dict[str, float]]:
     """The checkpoint that validation chose, and what was measured of it on validation, by name; counts per image.
 
@@ -111,12 +103,9 @@ def measured(run: Path) -> tuple[Path, dict[str, float]]:
         raise TrialFailed(f"{path} does not tell what was measured of it ({error})") from error
 
 
-def _epochs_done(last: Path) -> int:
-    try:
-        return int(read_checkpoint(last)["epoch"]) + 1
-    except (KeyError, UserError):
-        last.unlink()  # damaged: begin anew
-        return 0
+def _on_disk(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one of its name."""
+    return (about.st_dev, about.st_ino) if folder.is_dir() and (about := folder.stat()) else None
 
 
 def _why(log: Path, status: int) -> str:

@@ -81,7 +81,7 @@ def _result(study: Study, plan: Plan, trial: Trial, values: dict[str, Any]) -> t
     trial.set_user_attr("folder", folder.name)
     started = time.monotonic()
     try:
-        run, first_epoch = train(folder, [*plan.args, *flags])
+        run, first_epoch = train(folder, [*plan.args, *flags], values.get("seed_everything", plan.seed))
         checkpoint, counts = measured(run)
     except TrialFailed as error:
         trial.set_user_attr("failed", str(error))
