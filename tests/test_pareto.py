@@ -259,6 +259,71 @@ def test_a_slow_worker_whose_trial_was_taken_up_goes_on_with_the_next(untrained,
     assert trained[0][1] == ["--x=1", *plan.space.twin_flags(10)]
 
 
+@pytest.mark.parametrize("at", ["draw", "train", "measured", "machine"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_trial_that_its_worker_leaves_anywhere_is_queued_again(at, error, untrained, monkeypatch):
+    plan = a_plan(trials=2, space=Space(read_space(write_space()).drawn, []))
+    owner = Space if at == "draw" else worker
+    left = 1 if at == "draw" else 0  # the twin draws nothing
+
+    def leave(*_):
+        monkeypatch.setattr(owner, at, whole)
+        raise error
+
+    whole = getattr(owner, at)
+    monkeypatch.setattr(owner, at, leave)
+    study = open_study(plan, url(plan), 30, 120)
+    with pytest.raises(error):
+        worker.work(study, plan, poll=0.1)
+    again = study.trials[left + 1]
+    assert (study.trials[left].state, again.state, origin(again)) == (TrialState.FAIL, TrialState.WAITING, left)
+    assert rows(study, plan)[left]["note"] == "stopped; given up"  # so far: nobody has begun to go on with it
+    worker.work(study, plan, poll=0.1)
+    table = rows(study, plan)
+    assert [row["state"] for row in table if row["took_up_trial"] == left] == ["complete"]
+    assert [row["twin"] for row in table if row["state"] == "complete"].count("yes") == 1
+    assert table[left]["note"] == f"stopped; goes on as trial {left + 1}"
+    folders = {folder for folder, _ in untrained[0]}
+    assert folders == {"trial0000", f"trial{1 if left else 2:04d}"}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_signal_while_a_result_is_stored_loses_neither_the_trial_nor_the_signal(kept, untrained, monkeypatch):
+    plan = a_plan(trials=1)
+    study = open_study(plan, url(plan), 30, 120)
+    store = study._storage.set_trial_state_values
+
+    def interrupted(number, state, values=None):
+        if state != TrialState.COMPLETE:
+            return store(number, state, values)
+        if kept:
+            store(number, state, values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study._storage, "set_trial_state_values", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.work(study, plan, poll=0.1)
+    assert [trial.state.name for trial in study.trials] == (
+        ["COMPLETE", "WAITING"] if kept else ["FAIL", "WAITING", "WAITING"]
+    )
+
+
+def test_a_worker_that_is_stopped_stops_also_if_its_trial_was_taken_up(untrained):
+    plan = a_plan(trials=4)
+    study = open_study(plan, url(plan), 30, 120)
+
+    def take_for_lost(count):
+        (trial,) = study.get_trials(states=(TrialState.RUNNING,))
+        study.tell(trial.number, state=TrialState.FAIL)
+        hand_back(study, trial)
+        raise KeyboardInterrupt
+
+    untrained[1].append(take_for_lost)
+    with pytest.raises(KeyboardInterrupt):
+        worker.work(study, plan, poll=0.1)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING", "WAITING"]  # queued once, by the other
+
+
 def test_failed_trials_are_replaced_and_a_search_that_only_fails_gives_up(untrained, capsys):
     during, plan = untrained[1], a_plan(trials=3)
 

@@ -50,16 +50,23 @@ def work(study: Study, plan: Plan, poll: float) -> None:
         time.sleep(poll)
 
 
+class _Leaving(BaseException):
+    """Carries what makes a worker leave its trial past Optuna, which would call the trial failed."""
+
+
 def _run_one(study: Study, plan: Plan, turn: FileLock) -> None:
-    mine: list[int] = []
+    mine: list[Trial] = []
 
     def objective(trial: Trial) -> tuple[float, float]:
-        mine.append(trial.number)
-        values = {} if trial.user_attrs.get("twin") else plan.space.draw(trial)
-        trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}")
-        trial.set_user_attr(STARTED, trial.number)
-        turn.close()
-        return _result(study, plan, trial, values)
+        mine.append(trial)
+        try:
+            values = {} if trial.user_attrs.get("twin") else plan.space.draw(trial)
+            trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}")
+            trial.set_user_attr(STARTED, trial.number)
+            turn.close()
+            return _result(study, plan, trial, values)
+        except (KeyboardInterrupt, OSError) as error:
+            raise _Leaving from error
 
     def tell(study: Study, trial: FrozenTrial) -> None:
         print(progress_line(study, plan, trial), flush=True)
@@ -68,16 +75,31 @@ def _run_one(study: Study, plan: Plan, turn: FileLock) -> None:
         study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[tell])
     except (ValueError, AssertionError, UpdateFinishedTrialError):
         # Optuna's words for a trial that another has taken up: this worker gave no sign of life for too long.
-        later = {origin(trial) for trial in study.trials if mine and trial.number > mine[0]}
-        if not mine or origin(study.trials[mine[0]]) not in later:
+        later = {origin(trial) for trial in study.trials if mine and trial.number > mine[0].number}
+        if not mine or origin(_frozen(study, mine[0])) not in later:
             raise
-        print(f"trial {mine[0]}: taken for lost, and with another worker by now", flush=True)
+        print(f"trial {mine[0].number}: taken for lost, and with another worker by now", flush=True)
+    except (_Leaving, KeyboardInterrupt, UnboundLocalError) as error:
+        # The last is what Optuna makes of an interruption while it stores a result.
+        for trial in mine:
+            _put_back(study, trial)
+        if isinstance(error, KeyboardInterrupt) or error.__context__ is None:
+            raise
+        raise error.__context__ from None
+
+
+def _put_back(study: Study, trial: Trial) -> None:
+    """Queue a trial that this worker leaves, unless it is finished, or with another worker by now."""
+    frozen = _frozen(study, trial)
+    if frozen.state == TrialState.RUNNING:
+        hand_back(study, frozen)  # first: a worker killed in between leaves it queued twice, not lost
+        trial.set_user_attr("stopped", True)
+        study.tell(trial, state=TrialState.FAIL)
 
 
 def _result(study: Study, plan: Plan, trial: Trial, values: dict[str, Any]) -> tuple[float, float]:
     flags = plan.space.flags(values, plan.epochs) if values else plan.space.twin_flags(plan.epochs)
-    frozen = next(each for each in study.get_trials(deepcopy=False) if each.number == trial.number)
-    folder = plan.folder / f"trial{origin(frozen):04d}"
+    folder = plan.folder / f"trial{origin(_frozen(study, trial)):04d}"
     trial.set_user_attr("folder", folder.name)
     started = time.monotonic()
     try:
@@ -85,10 +107,6 @@ def _result(study: Study, plan: Plan, trial: Trial, values: dict[str, Any]) -> t
         checkpoint, counts = measured(run)
     except TrialFailed as error:
         trial.set_user_attr("failed", str(error))
-        raise
-    except KeyboardInterrupt:
-        trial.set_user_attr("stopped", True)
-        hand_back(study, frozen)
         raise
     here = machine()
     about: dict[str, Any] = {
@@ -100,6 +118,10 @@ def _result(study: Study, plan: Plan, trial: Trial, values: dict[str, Any]) -> t
     }
     trial.set_user_attr("result", {**counts, **about})
     return counts["accuracy_val"], counts[plan.objective]
+
+
+def _frozen(study: Study, trial: Trial) -> FrozenTrial:
+    return next(each for each in study.get_trials(deepcopy=False) if each.number == trial.number)
 
 
 def _in_state(study: Study, state: TrialState) -> list[FrozenTrial]:
