@@ -332,10 +332,28 @@ def test_failed_trials_are_replaced_and_a_search_that_only_fails_gives_up(untrai
             raise TrialFailed("the loss is not finite.")
 
     during.append(fail)
-    with pytest.raises(ValueError, match=r"3 trials failed and 1 finished, the last with the loss is not finite\."):
+    words = r"3 trials failed and 1 finished since this worker began, the last with the loss is not finite\."
+    with pytest.raises(UserError, match=words):
         worker.work(open_study(plan, url(plan), 30, 120), plan, poll=0.1)
     during.clear()
     assert "trial 0: failed, the loss is not finite. See trial0000/train.log" in capsys.readouterr().out
+
+
+def test_trials_that_failed_before_a_worker_began_do_not_make_it_give_up(untrained):
+    during, plan = untrained[1], a_plan(trials=2)
+    study = open_study(plan, url(plan), 30, 120)
+
+    def fail(count):
+        raise TrialFailed("no space left on the disk.")
+
+    during.append(fail)
+    for failures in (3, 6):  # still broken: three more are enough to see it
+        with pytest.raises(UserError, match=r"3 trials failed and 0 finished"):
+            worker.work(study, plan, poll=0.1)
+        assert [trial.state for trial in study.trials] == [TrialState.FAIL] * failures
+    during.clear()
+    worker.work(study, plan, poll=0.1)
+    assert [trial.state for trial in study.trials[6:]] == [TrialState.COMPLETE] * 2
 
 
 def test_sorbaros_first_layer_is_what_a_walk_over_its_borders_counts():

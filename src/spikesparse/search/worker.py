@@ -19,7 +19,7 @@ from spikesparse.search.study import STARTED, hand_back, origin, take_up_lost_tr
 from spikesparse.search.trial import LOG, TrialFailed, measured, train
 from spikesparse.summary import machine
 
-_HOPELESS = 3  # trials that failed while none finished
+_HOPELESS = 3  # failed trials while none finished
 
 
 def work(study: Study, plan: Plan, poll: float) -> None:
@@ -31,19 +31,20 @@ def work(study: Study, plan: Plan, poll: float) -> None:
         poll: seconds between two looks while there is nothing to start.
 
     Raises:
-        UserError: if all fails.
+        UserError: if, since it began, three trials have failed, and twice as many as have finished.
         KeyboardInterrupt: if stopped; the trial is queued, to go on from its last checkpoint.
     """
     # Whoever looks for a trial holds this until it has one: so a trial is nobody else's, and N are N. (SQLite has no
     # row locks, and Optuna takes a lost trial back in two steps.)
     turn = FileLock(plan.folder / "turn.lock")
+    earlier = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
     while True:
         with turn:
             take_up_lost_trials(study)
             finished = len(_in_state(study, TrialState.COMPLETE))
             if finished >= plan.trials:
                 return
-            _give_up_if_hopeless(study, plan, finished)
+            _give_up_if_hopeless(study, plan, earlier)
             if finished + len(_in_state(study, TrialState.RUNNING)) < plan.trials:
                 _run_one(study, plan, turn)
                 continue
@@ -128,13 +129,16 @@ def _in_state(study: Study, state: TrialState) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(state,))
 
 
-def _give_up_if_hopeless(study: Study, plan: Plan, finished: int) -> None:
-    failed = [trial for trial in _in_state(study, TrialState.FAIL) if "failed" in trial.user_attrs]
+def _give_up_if_hopeless(study: Study, plan: Plan, earlier: set[int]) -> None:
+    """Give up by what became of trials since this worker began: what made the earlier ones fail may be mended."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.number not in earlier]
+    failed = [trial for trial in ended if trial.state == TrialState.FAIL and "failed" in trial.user_attrs]
+    finished = sum(trial.state == TrialState.COMPLETE for trial in ended)
     if len(failed) >= max(_HOPELESS, 2 * finished):
         log = plan.folder / failed[-1].user_attrs["folder"] / LOG
         raise UserError(
-            f"{len(failed)} trials failed and {finished} finished, the last with {failed[-1].user_attrs['failed']} See "
-            f"{log}; mend it and search under another --study."
+            f"{len(failed)} trials failed and {finished} finished since this worker began, the last with "
+            f"{failed[-1].user_attrs['failed']} See {log}; mend it, and the same command goes on."
         )
 
 
