@@ -1,6 +1,7 @@
 """`spikesparse pareto`: the space, the front, the files, and that a study outlives its workers."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -20,7 +21,8 @@ from PIL import Image
 
 from spikesparse.__main__ import main
 from spikesparse.errors import UserError
-from spikesparse.search import figure, worker
+from spikesparse.search import figure, testing, worker
+from spikesparse.search.close import close
 from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
 from spikesparse.search.locks import FileLock
 from spikesparse.search.plan import Plan, make_plan
@@ -36,6 +38,7 @@ SPACE = {
     },
     "first": [{"sparsity.end_value": 0.5}],
 }
+CHECKPOINT = "trial/x/seed0/checkpoints/best.ckpt"  # of each trial that `numbers` makes
 
 
 def write_space(**changes):
@@ -62,7 +65,8 @@ def numbers(plan, values):
             plan.space.draw(trial)
         counts = {"accuracy_val": accuracy, "synops": synops, "spikes": synops / 50, "energy_uj": synops * 1e-6}
         more = {"first_layer_synops": 0.0, "first_layer_macs": 7000.0, "flags": ["--a=1"], "first_epoch": 0}
-        trial.set_user_attr("result", {**counts, **more, "checkpoint": "trial/best.ckpt", "minutes": 1.0})
+        trial.set_user_attr("folder", "trial")
+        trial.set_user_attr("result", {**counts, **more, "checkpoint": CHECKPOINT, "minutes": 1.0})
         study.tell(trial, [accuracy, synops])
     return study
 
@@ -206,9 +210,47 @@ def test_front_is_the_one_found_by_comparing_all_pairs():
     with (plan.folder / FRONT).open() as file:
         front = list(csv.DictReader(file))
     assert [float(row["accuracy_val"]) for row in front] == [0.2, 0.8, 0.8, 0.9, 0.95]
-    assert front[-1]["checkpoint"] == "runs/pareto/s/trial/best.ckpt"
+    assert front[-1]["checkpoint"] == f"runs/pareto/s/{CHECKPOINT}"
     with (plan.folder / TRIALS).open() as file:
         assert [int(row["trial"]) for row in csv.DictReader(file)] == list(range(8))
+
+
+@pytest.fixture
+def tests_run(monkeypatch):
+    """The commands of tests, which are not run: the first writes a result, the second fails."""
+    run = Path("runs/pareto/s/trial/x/seed0")
+    run.mkdir(parents=True)
+    commands = []
+
+    def run_to_log(command, log, lock):
+        commands.append(command)
+        names = ("accuracy", "spikes", "synops", "energy_uj")
+        (run / "result.json").write_text(json.dumps(dict.fromkeys(names, 0.5)))
+        return len(commands) - 1
+
+    monkeypatch.setattr(testing, "run_to_log", run_to_log)
+    return commands
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_the_front_is_tested_as_it_was_trained_wherever_that_was_set(tests_run):
+    plan = dataclasses.replace(a_plan(), args=["--trainer.accelerator", "cpu", "--config", "mine.yaml"])
+    trained = {"trainer": {"accelerator": "cpu", "precision": "bf16-mixed", "devices": 1}}
+    Path("runs/pareto/s/trial/x/seed0/config.yaml").write_text(yaml.safe_dump(trained))
+    testing.test_front(numbers(plan, [(0.9, 100.0)]), plan)
+    flags = [f"--ckpt_path=runs/pareto/s/{CHECKPOINT}", "--trainer.accelerator=cpu", "--trainer.precision=bf16-mixed"]
+    assert tests_run == [["test", *flags]]
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_front_whose_test_fails_has_its_tables_and_what_was_tested_before(tests_run):
+    plan = a_plan()
+    with pytest.raises(UserError, match="--test: testing"):
+        close(numbers(plan, [(0.9, 100.0), (0.8, 50.0)]), plan, test=True)
+    assert (plan.folder / FIGURE).is_file()
+    with (plan.folder / FRONT).open() as file:
+        assert sorted(row["accuracy_test"] for row in csv.DictReader(file)) == ["", "0.5"]
+    assert (plan.folder / TRIALS).is_file()
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -507,7 +549,7 @@ def test_two_workers_one_killed_finish_as_many_trials_as_asked_and_none_twice(ti
 
 @pytest.mark.slow
 def test_a_stopped_study_goes_on_and_its_front_is_tested_once(tiny_args, start):
-    flags = ["--study=s", "--trials=3", *lengthened(tiny_args, 14)]
+    flags = ["--study=s", "--trials=3", *lengthened(tiny_args, 14), "--trainer.accelerator", "cpu"]
     first = start("--workers=2", *flags)
     logs = Path("runs/pareto/s")
     wait_for(lambda: [log for log in logs.glob("*/train.log") if "epoch 3/" in log.read_text()], [first])

@@ -20,13 +20,16 @@ def close(study: Study, plan: Plan, test: bool) -> None:
         test: whether the points of the front are tested.
     """
     with FileLock(plan.folder / "close.lock"):  # workers that end together must not both test
-        if test:
-            test_front(study, plan)
         table = rows(study, plan)
         write_tables(table, plan.folder)
         finished = sum(row["state"] == "complete" for row in table)
         title = f"{plan.name}: {finished} trials, seed {plan.seed}"
         write_figure(table, plan.folder / FIGURE, title, cifar10="cifar10" in plan.data)
+        if test:
+            try:
+                test_front(study, plan)
+            finally:  # if a test fails, with those before it
+                write_tables(rows(study, plan), plan.folder)
     print(f"study         {plan.name}: complete, {finished} finished trials, {len(study.best_trials)} on the front")
     print(
         f"files         {plan.folder}/: {FRONT}, {TRIALS}, {FIGURE}; a checkpoint for each point in {FRONT}", flush=True

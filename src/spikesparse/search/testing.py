@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from optuna.study import Study
 
 from spikesparse.errors import UserError
 from spikesparse.imports import as_flags
+from spikesparse.report.runs import mapping
 from spikesparse.search.front import tested_key
 from spikesparse.search.locks import FileLock
 from spikesparse.search.plan import Plan
 from spikesparse.search.trial import LOG, run_to_log
+from spikesparse.yaml_files import read_yaml
 
 
 def test_front(study: Study, plan: Plan) -> None:
@@ -25,11 +28,21 @@ def test_front(study: Study, plan: Plan) -> None:
             continue
         checkpoint = plan.folder / trial.user_attrs["result"]["checkpoint"]
         folder = plan.folder / trial.user_attrs["folder"]
-        devices = [arg for arg in plan.args if arg.startswith(("--trainer.accelerator", "--trainer.precision"))]
+        command = ["test", f"--ckpt_path={checkpoint}", *_as_trained(checkpoint.parents[1]), *as_flags(plan.args)]
         with FileLock(folder / "lock") as lock:
-            if run_to_log(["test", f"--ckpt_path={checkpoint}", *devices, *as_flags(plan.args)], folder / LOG, lock):
+            if run_to_log(command, folder / LOG, lock):
                 raise UserError(f"--test: testing {checkpoint} failed; see {folder / LOG}.")
         result = json.loads((checkpoint.parents[1] / "result.json").read_text())
         kept = {f"{name}_test": result[name] for name in ("accuracy", "spikes", "synops", "energy_uj")}
         study.set_user_attr(tested_key(trial.number), kept)
         print(f"trial {trial.number}: test accuracy {result['accuracy']:.2%}", flush=True)
+
+
+def _as_trained(run: Path) -> list[str]:
+    """Flags for the accelerator and the precision of a run's training, wherever they were set."""
+    path = run / "config.yaml"
+    trainer = mapping(mapping(read_yaml(path, str(path))).get("trainer")) if path.is_file() else {}
+    given = {name: trainer[name] for name in ("accelerator", "precision") if trainer.get(name) is not None}
+    return [
+        f"--trainer.{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()
+    ]
