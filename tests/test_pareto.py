@@ -21,11 +21,12 @@ from PIL import Image
 
 from spikesparse.__main__ import main
 from spikesparse.errors import UserError
+from spikesparse.search import close as closing
 from spikesparse.search import figure, testing, worker
 from spikesparse.search.close import close
 from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
 from spikesparse.search.locks import FileLock
-from spikesparse.search.plan import Plan, make_plan
+from spikesparse.search.plan import Plan, is_cifar10, make_plan
 from spikesparse.search.published import SORBARO, SORBARO_FIRST_LAYER
 from spikesparse.search.space import DEFAULT, Space, read_space
 from spikesparse.search.study import hand_back, open_study, origin, take_up_lost_trials
@@ -49,7 +50,7 @@ def write_space(**changes):
 
 def a_plan(trials=12, objective="synops", space=None):
     space = space or read_space(write_space())
-    return Plan("s", Path("runs/pareto/s"), ["--x=1"], space, objective, trials, epochs=10, seed=0, data="digits data")
+    return Plan("s", Path("runs/pareto/s"), ["--x=1"], space, objective, trials, epochs=10, seed=0, cifar10=False)
 
 
 def url(plan):
@@ -427,6 +428,32 @@ def test_figure_has_our_points_and_the_published_ones_where_they_belong(cifar10,
         assert sorbaro[1][0] == [2179e6, 91.75]
         assert sorbaro[2][-1] == [44e6 + SORBARO_FIRST_LAYER, 77.15]
     assert [xy is not None for xy in sorbaro] == [False, cifar10, cifar10]
+
+
+@pytest.mark.parametrize(
+    ("source", "data_dir", "is_one"),
+    [
+        *[("cifar10", "data", True), ("npz", "data/cifar10.npz", True), ("folder", "CIFAR-10", True)],
+        *[("cifar100", "data", False), ("cifar100", "data/cifar10", False), ("npz", "cifar100.npz", False)],
+        *[("digits", "cifar10", False), ("npz", "cifar10/flowers.npz", False)],
+    ],
+)
+def test_which_images_sorbaros_curve_is_drawn_beside(source, data_dir, is_one):
+    assert is_cifar10(source, data_dir) == is_one
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_sorbaros_curve_is_drawn_beside_cifar10_alone(tiny_args, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["spikesparse"])
+    said = []
+    monkeypatch.setattr(closing, "write_figure", lambda *_, cifar10: said.append(cifar10))
+    args = [arg for arg in tiny_args if not arg.startswith(("--data.source", "--sparsity.end_value"))]
+    for source in ("cifar10", "cifar100"):
+        name = f"of_{source}"
+        space = read_space(write_space())
+        plan = make_plan(name, Path(name), [*args, f"--data.source={source}"], space, "synops", 1)
+        close(numbers(plan, [(0.9, 100.0)]), plan, test=False)
+    assert said == [True, False]
 
 
 # What follows trains.

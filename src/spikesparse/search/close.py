@@ -24,7 +24,7 @@ def close(study: Study, plan: Plan, test: bool) -> None:
         write_tables(table, plan.folder)
         finished = sum(row["state"] == "complete" for row in table)
         title = f"{plan.name}: {finished} trials, seed {plan.seed}"
-        write_figure(table, plan.folder / FIGURE, title, cifar10="cifar10" in plan.data)
+        write_figure(table, plan.folder / FIGURE, title, cifar10=plan.cifar10)
         if test:
             try:
                 test_front(study, plan)

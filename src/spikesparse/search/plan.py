@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Plan:
         trials: finished trials that the study is to have.
         epochs: of a training run.
         seed: of a training run, and of the search.
-        data: what the images are, as far as the settings tell.
+        cifar10: whether the images are CIFAR-10's, as far as the settings tell.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Plan:
     trials: int
     epochs: int
     seed: int
-    data: str
+    cifar10: bool
 
     def identity(self) -> dict[str, Any]:
         """What must be the same whenever the study goes on, as plain values."""
@@ -76,8 +77,15 @@ def make_plan(name: str, folder: Path, args: list[str], space: Space, objective:
     if not epochs or epochs < 1:
         raise UserError(f"--trainer.max_epochs={epochs}: a search needs training runs that end.")
     seed = config.seed_everything if isinstance(config.seed_everything, int) else 0
-    data = f"{config.data.source} {Path(config.data.data_dir).name}"
-    return Plan(name, folder, args, space, objective, trials, epochs, seed, data)
+    cifar10 = is_cifar10(config.data.source, config.data.data_dir)
+    return Plan(name, folder, args, space, objective, trials, epochs, seed, cifar10)
+
+
+def is_cifar10(source: str, data_dir: str) -> bool:
+    """Whether images are CIFAR-10's: by their source or, where that is a file or folder of any images, by its name."""
+    if source in ("npz", "folder"):
+        return re.search(r"cifar-?10(?!\d)", Path(data_dir).name, re.IGNORECASE) is not None
+    return source == "cifar10"
 
 
 def _any_point(space: Space) -> list[str]:
