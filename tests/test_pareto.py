@@ -96,6 +96,22 @@ def test_shares_of_the_ramp_become_epochs_that_leave_one_to_choose_from():
             assert 0 <= start <= last <= epochs - 1
 
 
+def test_shares_of_the_ramp_are_of_the_epochs_that_are_drawn():
+    flags = Space({}, []).flags({"trainer.max_epochs": 5, "ramp.start": 0.4, "ramp.end": 0.5}, 16)
+    assert flags == ["--trainer.max_epochs=5", "--sparsity.start_epoch=2", "--sparsity.end_epoch=2"]
+
+
+def test_what_is_drawn_leaves_the_twin_as_the_experiment_has_it(tiny_args, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["spikesparse"])
+    search = {**SPACE["search"], "trainer.max_epochs": {"low": 2, "high": 9}, "seed_everything": {"low": 3, "high": 5}}
+    unset = ("--sparsity.end_value", "--trainer.max_epochs")
+    config = Path("mine.yaml")
+    config.write_text("trainer: {max_epochs: 16}")
+    args = ["--config=mine.yaml", *(arg for arg in tiny_args if not arg.startswith(unset))]
+    plan = make_plan("study", Path("study"), args, read_space(write_space(search=search)), "spikes", 3)
+    assert (plan.epochs, plan.seed) == (16, 0)
+
+
 def test_a_budget_may_be_drawn_in_place_of_lambda_and_the_twin_has_none(tiny_args, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["spikesparse"])
     path = write_space(search={"budget.target": {"low": 50.0, "high": 900.0, "log": True}}, first=[])
@@ -133,6 +149,9 @@ def test_whole_numbers_are_drawn_whole():
         ({"search": {"sparsity.end_value": {"low": 1, "high": 2, "steps": 3}}}, "something else"),
         ({"search": {"sparsity.end_value": {"choices": []}}}, "at least one plain value"),
         ({"search": {**SPACE["search"], "ramp.end": {"low": 1, "high": 4}}}, "a share of the epochs"),
+        ({"search": {**SPACE["search"], "trainer.max_epochs": {"low": 0, "high": 4}}}, "whole numbers of at least 1"),
+        ({"search": {**SPACE["search"], "trainer.max_epochs": {"low": 2.0, "high": 4}}}, "whole numbers of at least 1"),
+        ({"search": {**SPACE["search"], "trainer.max_epochs": {"choices": [4, None]}}}, "whole numbers of at least 1"),
         ({"first": [{"sparsity.end_value": 0.0}]}, "first: sparsity.end_value=0.0 is not in"),
         ({"first": [{"model.penalty": "spikes"}]}, "first: model.penalty='spikes' is not in"),
     ],

@@ -29,8 +29,8 @@ class Plan:
         space: what is searched.
         objective: "synops" or "spikes": what is to be small beside a large accuracy.
         trials: finished trials that the study is to have.
-        epochs: of a training run.
-        seed: of a training run, and of the search.
+        epochs: of the twin's training, and of a trial's that draws none.
+        seed: of the search, of the twin's training, and of a trial's that draws none.
         cifar10: whether the images are CIFAR-10's, as far as the settings tell.
     """
 
@@ -72,7 +72,8 @@ def make_plan(name: str, folder: Path, args: list[str], space: Space, objective:
             f"--budget: under the experiment's budget {LAMBDA}, which the search draws, is not read. Draw {BUDGET} in "
             f"its place (--space), or switch the budget off: {' '.join(f'--budget.{name}=null' for name in BUDGETS)}"
         )
-    config = _parsed([*args, *space.twin_flags(2), *_any_point(space)])
+    config = _parsed([*args, *space.twin_flags(2)])  # without a point, which may draw other epochs, or another seed
+    _parsed([*args, *_any_point(space)])
     epochs = config.trainer.max_epochs
     if not epochs or epochs < 1:
         raise UserError(f"--trainer.max_epochs={epochs}: a search needs training runs that end.")

@@ -18,6 +18,7 @@ from spikesparse.yaml_files import read_yaml
 
 DEFAULT = CONFIGS / "search" / "default.yaml"
 LAMBDA, BUDGET = "sparsity.end_value", "budget.target"  # how sparse; the other way round, by what may be spent
+EPOCHS = "trainer.max_epochs"
 #: Shares of ``--trainer.max_epochs``, so that one space serves runs of any length -> the flags that they become.
 RAMP = {"ramp.start": "sparsity.start_epoch", "ramp.end": "sparsity.end_epoch"}
 
@@ -55,8 +56,9 @@ class Space:
 
         Args:
             values: flag without its dashes -> value.
-            epochs: of a training run.
+            epochs: of a training run whose point does not say so itself.
         """
+        epochs = values.get(EPOCHS, epochs)
         plain = {name: value for name, value in values.items() if name not in RAMP}
         start = math.floor(values.get("ramp.start", 0.0) * epochs)
         if "ramp.start" in values:
@@ -96,6 +98,8 @@ def read_space(path: Path) -> Space:
         share = drawn.get(name)
         if share is not None and not (isinstance(share, FloatDistribution) and 0 <= share.low <= share.high <= 1):
             raise UserError(f"--space={path}: {name} is a share of the epochs: give low and high between 0.0 and 1.0.")
+    if not _are_counts(drawn.get(EPOCHS)):
+        raise UserError(f"--space={path}: {EPOCHS}: give whole numbers of at least 1: a search needs runs that end.")
     first = whole.get("first") or []
     for point in first:
         _check_point(point, drawn, path)
@@ -121,6 +125,11 @@ def _distribution(name: str, entry: Any, path: Path) -> BaseDistribution:
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(low, high, log=log)
+
+
+def _are_counts(of: BaseDistribution | None) -> bool:
+    values = of.choices if isinstance(of, CategoricalDistribution) else (getattr(of, "low", 1),)
+    return all(type(value) is int and value >= 1 for value in values)
 
 
 def _check_point(point: Any, drawn: dict[str, BaseDistribution], path: Path) -> None:
