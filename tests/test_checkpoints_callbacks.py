@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import zipfile
 from types import SimpleNamespace
 
@@ -172,11 +173,11 @@ class Scripted(LightningModule):
         self.log("accuracy/val", self.accuracies[self.current_epoch])
 
 
-def fit_scripted(path, accuracies, *callbacks, **arguments):
+def fit_scripted(path, accuracies, *callbacks, resume=None, **arguments):
     loaders = [DataLoader(torch.zeros(1, 1)) for _ in range(2)]
-    make_trainer(path, len(accuracies), BestCheckpoint(), LastCheckpoint(), *callbacks, **arguments).fit(
-        Scripted(accuracies), *loaders
-    )
+    trainer = make_trainer(path, len(accuracies), BestCheckpoint(), LastCheckpoint(), *callbacks, **arguments)
+    trainer.fit(Scripted(accuracies), *loaders, ckpt_path=resume, weights_only=True)
+    return trainer
 
 
 @trains
@@ -215,6 +216,20 @@ def test_best_epoch_is_not_chosen_by_an_accuracy_of_before_the_window(tmp_path):
     annealing = SparsityAnnealing(end_value=1.0, end_epoch=2)
     fit_scripted(tmp_path, [0.9, 0.9, 0.1, 0.5], annealing, check_val_every_n_epoch=2)  # measured in epochs 1 and 3
     assert kept(tmp_path, "best")["epoch"] == 3
+
+
+@trains
+@pytest.mark.parametrize(("left_behind", "best"), [((), 0), (("best.ckpt",), 2)])
+def test_a_moved_run_knows_its_best_epoch_unless_its_file_was_left_behind(tmp_path, left_behind, best):
+    fit_scripted(tmp_path / "before", [0.9, 0.4])
+    shutil.copytree(tmp_path / "before", tmp_path / "after", ignore=shutil.ignore_patterns(*left_behind))
+    last = tmp_path / "after/checkpoints/last.ckpt"
+    trainer = fit_scripted(tmp_path / "after", [0.9, 0.4, 0.6, 0.5], resume=last)
+    assert kept(tmp_path / "after", "best")["epoch"] == best
+    chosen = trainer.checkpoint_callback
+    assert chosen.best_model_path == str(last.with_name("best.ckpt"))
+    assert list(chosen.best_k_models) == [chosen.best_model_path]
+    assert float(chosen.best_model_score) == pytest.approx([0.9, 0.4, 0.6][best])
 
 
 # numbers that are not finite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,28 @@ def chosen_checkpoint(run: Path) -> Path:
     return best if best.is_file() else best.with_name("last.ckpt")
 
 
-class BestCheckpoint(ModelCheckpoint):
+class MovableCheckpoint(ModelCheckpoint):
+    """Lightning's own, for run folders that may be moved: the files that a state names are those of this folder.
+
+    Lightning takes over no score from another folder, but the path of its best file.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Look for the files here, by name; a best epoch whose file was left behind is forgotten."""
+
+        def here(path: str) -> str:
+            return os.path.join(str(self.dirpath), os.path.basename(path)) if path else path
+
+        best = here(state_dict["best_model_path"])
+        if best and not self._fs.exists(best):
+            return
+        files = {name: here(state_dict.get(name, "")) for name in ("kth_best_model_path", "last_model_path")}
+        scores = {here(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+        moved = {"dirpath": self.dirpath, "best_model_path": best, "best_k_models": scores, **files}
+        super().load_state_dict({**state_dict, **moved})
+
+
+class BestCheckpoint(MovableCheckpoint):
     """Keeps ``best.ckpt``: the best epoch among those at which lambda has its end value, or the budget is kept.
 
     Before the ramp ends, the most accurate network is the one that is not sparse yet. An accuracy-only twin has the

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
-from spikesparse.checkpoints import read_checkpoint
+from spikesparse.checkpoints import MovableCheckpoint, read_checkpoint
 from spikesparse.errors import UserError
 from spikesparse.whole_files import whole_file
 
@@ -53,7 +52,7 @@ class WholeFileIO(TorchCheckpointIO):
         return read_checkpoint(path)
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(MovableCheckpoint):
     """Keeps what a run goes on from.
 
     ``last.ckpt`` is the state at the end of the last epoch, ``previous.ckpt`` at the end of the one before, in case the
