@@ -135,6 +135,22 @@ def test_a_locale_without_utf8(tiny_args, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_disk_that_fills_up_ends_no_barrier(tiny_args):
+    """Only the first of two processes writes a checkpoint, and learns that it cannot; logs are small enough."""
+    script = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
+    script += "from spikesparse.__main__ import entry; entry()"
+    Path("limited.py").write_text(script)
+    args = [*tiny_args, "--trainer.devices=2", "--trainer.strategy=ddp", "--model.net.architecture=64-P-F64"]
+    args += ["--trainer.max_epochs=3", "--sparsity.end_epoch=3"]  # no best.ckpt, for want of which it would end
+    command = [sys.executable, "limited.py", "fit", *args]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    assert "last.ckpt cannot be written ([Errno 27] File too large): training goes on" in said
+    assert "epoch 3/3" in said
+
+
+@pytest.mark.slow
 def test_a_disk_that_fills_up(tiny_args, tmp_path):
     """A disk of its own, of a size at which first checkpoints and then everything fails; what was whole stays whole."""
     if subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode:

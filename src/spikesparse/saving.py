@@ -11,6 +11,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.io.wrapper import _WrappingCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
@@ -50,6 +51,22 @@ class WholeFileIO(TorchCheckpointIO):
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
         return read_checkpoint(path)
+
+
+class _SurvivedIO(_WrappingCheckpointIO):
+    """Keeps the error of a file that cannot be written.
+
+    Only the first process writes: an error that left it would leave the others waiting for it, in the barrier behind
+    the writing.
+    """
+
+    error: OSError | None = None
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().save_checkpoint(*args, **kwargs)
+        except OSError as error:
+            self.error = error
 
 
 class LastCheckpoint(MovableCheckpoint):
@@ -108,14 +125,21 @@ class LastCheckpoint(MovableCheckpoint):
         for logger in trainer.loggers:  # what it has of the steps up to here is not written again
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.flush()
+        if name == LAST and trainer.is_global_zero:
+            _keep_previous(folder)
+        strategy = trainer.strategy
+        own = strategy.checkpoint_io
+        strategy.checkpoint_io = io = _SurvivedIO(own)
         try:
-            if name == LAST and trainer.is_global_zero:
-                _keep_previous(folder)
             trainer.save_checkpoint(folder / name, weights_only=False)  # stated, or Lightning remarks on it every time
-            if name == LAST and trainer.is_global_zero:
+        finally:
+            strategy.checkpoint_io = own
+        if io.error is not None:
+            reason = f"{folder / name} cannot be written ({io.error})"
+            rank_zero_warn(f"{reason}: training goes on, and would resume earlier.")
+        elif name == LAST and trainer.is_global_zero:
+            with suppress(OSError):  # of an earlier step than last.ckpt: it harms nothing
                 (folder / STEP).unlink(missing_ok=True)
-        except OSError as error:
-            rank_zero_warn(f"{folder / name} cannot be written ({error}): training goes on, and would resume earlier.")
         self._kept_step = trainer.global_step
 
 
