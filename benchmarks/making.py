@@ -18,9 +18,9 @@ import yaml
 from plan import ROOT, Run, add_row, correct_images, row_of, rows_of
 
 from spikesparse.checkpoints import chosen_checkpoint
+from spikesparse.locks import FileLock
 from spikesparse.report.runs import read_run
 from spikesparse.runs import run_name
-from spikesparse.search.locks import FileLock
 
 GRACE = 20  # seconds that a run has to close its files when the time is over
 LOOK = 0.5  # seconds between two looks at whether it is

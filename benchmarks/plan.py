@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = ROOT / "benchmarks/plan.yaml"
 sys.path.insert(0, str(ROOT / "src"))
-from spikesparse.search.locks import FileLock  # noqa: E402
+from spikesparse.locks import FileLock  # noqa: E402
 from spikesparse.whole_files import replace_file  # noqa: E402
 
 COLUMNS = [

@@ -113,7 +113,7 @@ REFUSED = [
     *("spikesparse.cli.SpikeCLI", "spikesparse.__main__.main", "spikesparse.search.trial.run_to_log"),
     *(
         "spikesparse.checkpoints.Path",
-        "spikesparse.search.locks.FileLock",
+        "spikesparse.locks.FileLock",
         "mine.Net",
         "torchmetrics.utilities.checks.os",
     ),

@@ -21,11 +21,11 @@ from PIL import Image
 
 from spikesparse.__main__ import main
 from spikesparse.errors import UserError
+from spikesparse.locks import FileLock
 from spikesparse.search import close as closing
 from spikesparse.search import figure, testing, worker
 from spikesparse.search.close import close
 from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
-from spikesparse.search.locks import FileLock
 from spikesparse.search.plan import Plan, is_cifar10, make_plan
 from spikesparse.search.published import SORBARO, SORBARO_FIRST_LAYER
 from spikesparse.search.space import DEFAULT, Space, read_space

@@ -1,12 +1,14 @@
 """A stopped run goes on by the same command, from the newest whole checkpoint, and ends as the one that never was."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,9 +20,11 @@ from spikesparse import saving, whole_files
 from spikesparse.__main__ import main
 from spikesparse.data.loading import BatchRows
 from spikesparse.errors import UserError
+from spikesparse.locks import FileLock
 from spikesparse.module import SpikingClassifier
 from spikesparse.process_state import ProcessState
 from spikesparse.resume import newest, prepare_folder, write_identity
+from spikesparse.run_lock import hold, let_go
 from spikesparse.runs import run_name
 from spikesparse.whole_files import replace_file, whole_file
 
@@ -127,6 +131,75 @@ def test_an_unfinished_run_is_that_of_the_same_files_and_data(tmp_path, monkeypa
         write_identity(folder, args)
         write_checkpoint(folder, "last.ckpt", 0, 5)
     assert {path.name for path in folder.parent.iterdir()} == {"seed0", "seed0-earlier1", "seed0-earlier2"}
+
+
+# ---- one process at a time ------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_held_until_it_is_let_go_or_another_is_held(tmp_path):
+    first, second = tmp_path / "a/seed0", tmp_path / "a/seed1"
+    beside = FileLock(tmp_path / "a/.seed0.lock")
+    hold(first)
+    assert not beside.acquire(wait=False)
+    hold(first)
+    assert not beside.acquire(wait=False)
+    hold(second)
+    assert beside.acquire(wait=False)
+    with pytest.raises(UserError, match=r"seed0: another process trains there\."):
+        hold(first)
+    beside.close()
+    hold(first)
+    let_go()
+    assert beside.acquire(wait=False)
+    beside.close()
+
+
+@pytest.mark.parametrize("broken", ["open", "flock"])
+def test_where_there_are_no_locks_training_goes_on_without(tmp_path, monkeypatch, broken):
+    def fails(*args):
+        raise OSError(errno.ENOLCK if broken == "flock" else errno.EROFS, "cannot")
+
+    monkeypatch.setattr(*{"open": (Path, "open"), "flock": (fcntl, "flock")}[broken], fails)
+    hold(tmp_path / "seed0")
+    hold(tmp_path / "seed0")
+    let_go()
+
+
+def test_a_forked_process_holds_nothing(tmp_path):
+    """As a loader's workers, some of which live on for seconds after a run that was killed."""
+    script = (
+        "import os, pathlib, time\n"
+        "from spikesparse.locks import FileLock\n"
+        "from spikesparse.run_lock import hold, let_go\n"
+        "hold(pathlib.Path('seed0'))\n"
+        "told, tell = os.pipe()\n"
+        "forked, started = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    os.write(started, b'1'), os.close(tell), os.read(told, 1), os._exit(0)\n"
+        "os.read(forked, 1)\n"
+        "held = not FileLock(pathlib.Path('.seed0.lock')).acquire(wait=False)\n"
+        "let_go()\n"
+        "print(held, FileLock(pathlib.Path('.seed0.lock')).acquire(wait=False))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "True True\n"
+
+
+@quiet
+def test_a_run_that_another_process_trains_is_left_alone(tiny_args, capsys):
+    args = [*tiny_args, "--trainer.limit_train_batches=1", "--trainer.max_epochs=2"]
+    folder = folder_of(args)
+    assert main(["fit", *args]) == 0
+    last = folder / "checkpoints/last.ckpt"
+    written = last.stat().st_mtime_ns
+    with FileLock(folder.with_name(".seed0.lock")):
+        for more in ([], ["--fresh"], [f"--ckpt_path={last}"]):
+            assert main(["train", *args, *more]) == 2
+            assert f"spikesparse: error: {folder}: another process trains there." in capsys.readouterr().err
+    assert last.stat().st_mtime_ns == written
+    assert [path.name for path in folder.parent.glob("[!.]*")] == ["seed0"]
+    assert main(["train", *args, "--fresh"]) == 0
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".seed0.lock", "seed0", "seed0-earlier1"]
 
 
 # ---- whole runs -----------------------------------------------------------------------------------------------------
@@ -301,6 +374,27 @@ def test_killed_at_random_moments_it_ends_as_the_run_that_was_not(tmp_path):
     assert "differences: none" in ended.stdout
     rows = [line for line in (tmp_path / "kill.csv").read_text().splitlines() if not line.startswith("#")]
     assert len(rows) == 5
+
+
+@pytest.mark.slow
+@quiet
+def test_the_same_command_twice_is_refused_until_the_first_is_gone(tiny_args, capsys):
+    """Killed by force it leaves no lock behind, though its loader's workers may still be there."""
+    args = ["fit", *tiny_args, "--trainer.max_epochs=10000", "--data.num_workers=1"]
+    last = folder_of(args[1:]) / "checkpoints/last.ckpt"
+    lock = FileLock(last.parents[1].with_name(".seed0.lock"))
+    with subprocess.Popen([sys.executable, "-m", "spikesparse", *args], stdout=subprocess.DEVNULL) as first:
+        while not last.exists() and first.poll() is None:
+            time.sleep(0.1)
+        for more in ([], ["--fresh"]):
+            assert main([*args, *more]) == 2
+            assert "another process trains there" in capsys.readouterr().err
+        assert first.poll() is None
+        assert not lock.acquire(wait=False)
+        first.kill()
+        first.wait()
+        assert lock.acquire(wait=False)
+        lock.close()
 
 
 @pytest.mark.slow

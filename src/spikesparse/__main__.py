@@ -26,6 +26,7 @@ from typing import NoReturn
 from spikesparse.errors import UserError
 from spikesparse.peers import lost_peer, watch_parent
 from spikesparse.quiet import quiet
+from spikesparse.run_lock import let_go
 
 _LONGEST = 4000  # characters of an error
 
@@ -117,6 +118,8 @@ def main(args: list[str] | None = None) -> int:
         if (reason := lost_peer(error)) is None:
             raise
         return _refuse(reason, 1)
+    finally:
+        let_go()
     return 0
 
 

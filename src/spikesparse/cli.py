@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from pytorch_lightning.cli import LightningArgumentParser
 
 from spikesparse.checkpoints import refuse_unsafe_reading
@@ -11,7 +14,8 @@ from spikesparse.load import link_data_to_network
 from spikesparse.own import check_network
 from spikesparse.predict import PredictionWriter
 from spikesparse.resume import prepare_folder
-from spikesparse.runs import place_logger, refuse_spawning, run_folder
+from spikesparse.run_lock import hold
+from spikesparse.runs import is_first_process, place_logger, refuse_spawning, run_folder
 from spikesparse.saving import LastCheckpoint
 from spikesparse.sparsity import SparsityAnnealing, SpikeBudget
 
@@ -25,6 +29,7 @@ class SpikeCLI(GuardedCLI):
 
     Raises:
         Finished: if the run to fit is there already.
+        UserError: if another process trains in the run's folder.
     """
 
     def __init__(self, args: list[str], fresh: bool = True) -> None:
@@ -55,7 +60,13 @@ class SpikeCLI(GuardedCLI):
             init.max_epochs = config.trainer.max_epochs
         self.run_folder = run_folder(config, self.args)
         if self.run_folder is not None:
-            if self.subcommand == "fit" and not config.get("ckpt_path") and not config.trainer.fast_dev_run:
-                found = prepare_folder(self.run_folder, self.args, self.fresh)
-                config.ckpt_path = None if found is None else str(found)
+            if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+                self._settle_folder(config, self.run_folder)
             place_logger(config, self.run_folder)
+
+    def _settle_folder(self, config: Any, folder: Path) -> None:
+        if is_first_process():
+            hold(folder)
+        if not config.get("ckpt_path"):
+            found = prepare_folder(folder, self.args, self.fresh)
+            config.ckpt_path = None if found is None else str(found)

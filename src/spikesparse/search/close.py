@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from optuna.study import Study
 
+from spikesparse.locks import FileLock
 from spikesparse.search.figure import write_figure
 from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
-from spikesparse.search.locks import FileLock
 from spikesparse.search.plan import Plan
 from spikesparse.search.testing import test_front
 

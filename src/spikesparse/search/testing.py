@@ -9,9 +9,9 @@ from optuna.study import Study
 
 from spikesparse.errors import UserError
 from spikesparse.imports import as_flags
+from spikesparse.locks import FileLock
 from spikesparse.report.runs import mapping
 from spikesparse.search.front import tested_key
-from spikesparse.search.locks import FileLock
 from spikesparse.search.plan import Plan
 from spikesparse.search.trial import LOG, run_to_log
 from spikesparse.yaml_files import read_yaml

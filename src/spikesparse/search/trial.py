@@ -9,9 +9,9 @@ from pathlib import Path
 
 from spikesparse.checkpoints import chosen_checkpoint, read_checkpoint
 from spikesparse.errors import UserError
+from spikesparse.locks import FileLock
 from spikesparse.resume import newest
 from spikesparse.runs import run_name
-from spikesparse.search.locks import FileLock
 
 LOG = "train.log"
 _RESTARTS = 2  # of a run that a signal ended: the system may have taken its memory for another

@@ -1,0 +1,49 @@
+"""One process at a time trains in a run folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from spikesparse.errors import UserError
+from spikesparse.locks import FileLock
+
+_held: FileLock | None = None
+
+
+def hold(folder: Path) -> None:
+    """Keep a run folder for this process, until it ends, lets go, or holds another.
+
+    The lock is a hidden file beside the folder, so that it stays where it is when the folder is set aside. Where none
+    can be had, be the place read-only or its file system without locks, training goes on unguarded.
+
+    Args:
+        folder: the run folder; it need not be there yet.
+
+    Raises:
+        UserError: if another process has it.
+    """
+    global _held
+    let_go()
+    place = folder.resolve()  # one lock, by whatever path the folder is named
+    lock = FileLock(place.with_name(f".{place.name}.lock"))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        free = lock.acquire(wait=False)
+    except OSError:
+        return
+    if not free:
+        raise UserError(f"{folder}: another process trains there. Once it has ended, the same command goes on.")
+    _held = lock
+
+
+def let_go() -> None:
+    """Let others train in the folder that this process holds, if it holds one."""
+    global _held
+    if _held is not None:
+        _held.close()
+        _held = None
+
+
+# A loader's worker may outlive a run that is killed by some seconds: it must not keep the next one out.
+os.register_at_fork(after_in_child=let_go)
