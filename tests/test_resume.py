@@ -23,7 +23,7 @@ from spikesparse.errors import UserError
 from spikesparse.locks import FileLock
 from spikesparse.module import SpikingClassifier
 from spikesparse.process_state import ProcessState
-from spikesparse.resume import newest, prepare_folder, write_identity
+from spikesparse.resume import Finished, newest, prepare_folder, write_identity
 from spikesparse.run_lock import hold, let_go
 from spikesparse.runs import run_name
 from spikesparse.whole_files import replace_file, whole_file
@@ -131,6 +131,57 @@ def test_an_unfinished_run_is_that_of_the_same_files_and_data(tmp_path, monkeypa
         write_identity(folder, args)
         write_checkpoint(folder, "last.ckpt", 0, 5)
     assert {path.name for path in folder.parent.iterdir()} == {"seed0", "seed0-earlier1", "seed0-earlier2"}
+
+
+def test_a_file_that_a_flag_names_belongs_to_the_run(tmp_path):
+    settings, folder = tmp_path / "mine.yaml", tmp_path / "runs/base/seed0"
+    settings.write_text("end_value: 1")
+    args = ["fit", f"--sparsity={settings}"]
+    prepare_folder(folder, args, fresh=False)
+    write_identity(folder, args, finished=True)
+    for change in (lambda: None, settings.unlink):  # a finished run stays one without the file
+        change()
+        with pytest.raises(Finished):
+            prepare_folder(folder, args, fresh=False)
+    settings.write_text("end_value: 2")
+    assert prepare_folder(folder, args, fresh=False) is None
+    assert folder.with_name("seed0-earlier1").exists()
+    settings.write_text("end_value: 3")  # while the run trains with 2
+    write_identity(folder, args, finished=True)
+    assert prepare_folder(folder, args, fresh=False) is None
+    assert folder.with_name("seed0-earlier2").exists()
+
+
+def test_a_run_of_before_flags_were_noted_is_still_known(tmp_path):
+    folder = tmp_path / "runs/base/seed0"
+    args = ["fit", "--sparsity.end_value=1"]
+    write_identity(folder, args, finished=True)
+    kept = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({name: kept[name] for name in ("configs", "data_dir", "finished")}))
+    with pytest.raises(Finished):
+        prepare_folder(folder, args, fresh=False)
+
+
+@pytest.mark.parametrize(
+    ("more", "own"),
+    [
+        (["--ckpt_path=runs/base/seed0/checkpoints/last.ckpt"], True),
+        (["--ckpt_path=last"], True),
+        (["--ckpt_path=elsewhere.ckpt"], False),
+        (["--ckpt_path=runs/base/seed0/checkpoints/last.ckpt", "--seed_everything=1"], False),
+        (["--seed_everything=0"], True),
+        (["--ckpt_path=runs/base/seed0/checkpoints/last.ckpt", "--budget.target=5"], False),
+    ],
+)
+def test_a_run_is_what_it_was_really_trained_with(more, own):
+    folder = Path("runs/base/seed0")
+    write_identity(folder, ["fit", *more], finished=True)
+    if own:
+        with pytest.raises(Finished):
+            prepare_folder(folder, ["fit"], fresh=False)
+    else:
+        assert prepare_folder(folder, ["fit"], fresh=False) is None
+        assert folder.with_name("seed0-earlier1").exists()
 
 
 # ---- one process at a time ------------------------------------------------------------------------------------------
@@ -275,6 +326,23 @@ def test_a_finished_run_says_so_and_fresh_begins_anew(tiny_args, capsys):
             assert line in again
     assert main(["train", *args, "--fresh"]) == 0
     assert (folder_of(args).parent / "seed0-earlier1/result.json").is_file()
+
+
+@quiet
+def test_a_run_that_was_taken_over_under_other_flags_is_not_that_of_the_first_command(tiny_args, capsys):
+    args = [*tiny_args, "--trainer.limit_train_batches=1", "--trainer.max_epochs=2"]
+    folder = folder_of(args)
+    named = f"--ckpt_path={folder}/checkpoints/last.ckpt"
+    assert main(["fit", *args]) == 0
+    assert main(["fit", *args, named, "--model.net.architecture=5-P-F6"]) == 2  # refused: nothing has happened
+    assert main(["fit", *args]) == 0
+    assert "finished: not trained again" in capsys.readouterr().out
+    assert main(["fit", *args, named, "--trainer.max_epochs=3"]) == 0
+    assert main(["fit", *args]) == 0
+    printed = capsys.readouterr().out
+    assert "finished" not in printed
+    assert f"an earlier run was kept as {folder}-earlier1" in printed
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
 
 
 @quiet

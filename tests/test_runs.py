@@ -484,6 +484,24 @@ def test_run_name_is_a_function_of_what_makes_the_experiment():
     assert run_name([*base, one, two]) == run_name([*base, "--sparsity.end_value", "1", one])
     assert run_name([*base, one]) != run_name([*base, two])
     assert run_name([*base, one]).startswith("digits-")
+    assert run_name([*base, one, two]) == "digits-6114953b"  # as it was before repeated flags were looked at
+    assert run_name([*base, "--trainer.callbacks+=a.B", "--trainer.callbacks.c=1"]) == "digits-e875dc2a"
+
+
+def test_of_a_flag_that_comes_twice_the_last_value_names_the_run():
+    one, two, other = "--sparsity.end_value=1", "--sparsity.end_value=2", "--model.net.width=2"
+    assert run_name([one, other, two]) == run_name([other, two])
+    assert run_name([two, one]) == run_name([one])
+    # These add to what came before, so that all of them count, and their order
+    for flag, first, second in (
+        ("--trainer.callbacks+", "a.B", "a.C"),
+        ("--sparsity", "a.yaml", "b.yaml"),
+        ("--data", "{flip: true}", "{cutout: 4}"),
+    ):
+        names = [[first], [second], [first, second], [second, first]]
+        assert len({run_name([f"{flag}={value}" for value in values]) for values in names}) == 4
+    add, one, two = "--trainer.callbacks+=a.B", "--trainer.callbacks.c=1", "--trainer.callbacks.c=2"
+    assert run_name([add, one, add, two]) != run_name([add, two, add, two])
 
 
 @pytest.mark.slow

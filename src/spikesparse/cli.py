@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
 from spikesparse.checkpoints import refuse_unsafe_reading
@@ -13,7 +14,7 @@ from spikesparse.guarded_cli import GuardedCLI
 from spikesparse.load import link_data_to_network
 from spikesparse.own import check_network
 from spikesparse.predict import PredictionWriter
-from spikesparse.resume import prepare_folder
+from spikesparse.resume import TakenOver, prepare_folder
 from spikesparse.run_lock import hold
 from spikesparse.runs import is_first_process, place_logger, refuse_spawning, run_folder
 from spikesparse.saving import LastCheckpoint
@@ -34,6 +35,7 @@ class SpikeCLI(GuardedCLI):
 
     def __init__(self, args: list[str], fresh: bool = True) -> None:
         self.fresh = fresh
+        self._taken_over = False  # a checkpoint of the run folder was named
         super().__init__(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -64,9 +66,17 @@ class SpikeCLI(GuardedCLI):
                 self._settle_folder(config, self.run_folder)
             place_logger(config, self.run_folder)
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, which notes what it does to another command's run."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if self._taken_over and self.run_folder is not None:
+            trainer.callbacks.append(TakenOver(self.run_folder, self.args))  # type: ignore[attr-defined]
+        return trainer
+
     def _settle_folder(self, config: Any, folder: Path) -> None:
         if is_first_process():
             hold(folder)
-        if not config.get("ckpt_path"):
+        self._taken_over = bool(config.get("ckpt_path"))
+        if not self._taken_over:
             found = prepare_folder(folder, self.args, self.fresh)
             config.ckpt_path = None if found is None else str(found)

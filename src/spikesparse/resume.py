@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spikesparse.checkpoints import read_checkpoint
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from spikesparse.checkpoints import CHOICES, read_checkpoint
 from spikesparse.errors import UserError
-from spikesparse.runs import config_digest, flag_value, is_first_process, set_aside
+from spikesparse.runs import (
+    config_digest,
+    file_digests,
+    flag_value,
+    folder_of_checkpoint,
+    is_first_process,
+    run_name,
+    set_aside,
+)
 from spikesparse.saving import LAST, PREVIOUS, STEP
 from spikesparse.whole_files import replace_file
 
@@ -64,7 +74,7 @@ def prepare_folder(folder: Path, args: list[str], fresh: bool) -> Path | None:
         Finished: if the run is there, trained to its end.
     """
     kept = _kept(folder)
-    if not fresh and kept and all(kept.get(name) == value for name, value in _identity(args).items()):
+    if not fresh and _is_of(kept, args):
         if kept.get("finished"):
             raise Finished(folder)
         if (place := newest(folder)) is not None:
@@ -79,15 +89,56 @@ def prepare_folder(folder: Path, args: list[str], fresh: bool) -> Path | None:
 
 
 def write_identity(folder: Path, args: list[str], finished: bool = False) -> None:
-    """Say in a run folder which command it belongs to, and whether its training came to its end."""
+    """Say in a run folder which command it belongs to, and whether its training came to its end.
+
+    At the end it belongs to what it belonged to at the beginning: files may have been edited since.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**_identity(args), "finished": finished, "command": args}, indent=2)
+    begun = _kept(folder) if finished else {}
+    text = json.dumps({**_identity(args), **begun, "finished": finished, "command": args}, indent=2)
     replace_file(folder / RUN, text + "\n")
 
 
+class TakenOver(Callback):
+    """Notes in a run folder that a command which names its checkpoint trains on there, once it does.
+
+    Under other flags, the run is then no longer that of the command that it was begun by.
+
+    Args:
+        folder: the run folder.
+        args: command line of ``fit``.
+    """
+
+    def __init__(self, folder: Path, args: list[str]) -> None:
+        self.folder, self.args = folder, args
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before any of its checkpoints is written; a command that is refused has left the run alone."""
+        if trainer.is_global_zero:
+            write_identity(self.folder, self.args)
+
+
 def _identity(args: list[str]) -> dict[str, Any]:
-    """What a run folder's name does not say of a command line: the contents of its files, and where its data is."""
-    return {"configs": config_digest(args), "data_dir": flag_value(args, "--data.data_dir")}
+    """What decides a run: most of it the folder's name says too, but not of one that was taken over."""
+    checkpoint = flag_value(args, "--ckpt_path")
+    its_own = checkpoint in (None, *CHOICES) or folder_of_checkpoint(checkpoint) is not None
+    return {
+        "configs": config_digest(args),
+        "data_dir": flag_value(args, "--data.data_dir"),
+        "trained_as": f"{run_name(args)}/seed{flag_value(args, '--seed_everything') or 0}",
+        "begun_from": None if its_own else checkpoint,
+        "files": file_digests(args),
+    }
+
+
+def _is_of(kept: dict[str, Any], args: list[str]) -> bool:
+    """Whether a run folder belongs to a command; what its run.json does not tell, being older, is taken as equal."""
+    ours = _identity(args)
+    theirs = {**ours, **kept}
+    known = theirs.pop("files") if isinstance(theirs["files"], dict) else {}
+    # A file that is gone by now decides nothing: the run that was made with it stays what it is.
+    same_files = all(known.get(name, digest) == digest for name, digest in ours.pop("files").items())
+    return "configs" in kept and same_files and all(theirs[name] == value for name, value in ours.items())
 
 
 def newest(folder: Path) -> Place | None:

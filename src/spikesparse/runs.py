@@ -29,6 +29,8 @@ _NOT_AN_OVERRIDE = re.compile(
 
 # More of them, which a run folder's name has told apart from the beginning.
 _WHERE = re.compile(r"--(trainer\.(accelerator|devices|num_nodes|strategy)|data\.(batch_size|num_workers|resident))")
+# Values with several settings in them: a later one leaves standing what it does not name.
+_SECTION = re.compile(r"^\s*\{|\.(yaml|yml|json)$")
 
 
 def _settings(args: list[str]) -> list[tuple[str, str]]:
@@ -68,11 +70,33 @@ def config_digest(args: list[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
+def file_digests(args: list[str]) -> dict[str, str]:
+    """SHA-256 of the files that flags name, settings or weights, by flag and path; --config's are another matter."""
+    named = [(flag, value) for flag, value in _overrides(args) if not flag.startswith("--predictions.")]  # is written
+    files = {f"{flag}={value}": Path(value) for flag, value in named if _is_file(value)}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def _overrides(args: list[str]) -> list[tuple[str, str]]:
+    return [(f, v) for f, v in _settings(args) if f != "--config" and not _NOT_AN_OVERRIDE.match(f)]
+
+
 def run_name(args: list[str]) -> str:
-    """<experiment>, after its config files, and a hash of the flags that make another experiment of it."""
-    settings = _settings(args)
+    """<experiment>, after its config files, and a hash of the flags that make another experiment of it.
+
+    In whatever order they come: of a flag that comes several times its last value counts, where it takes the place of
+    the others.
+    """
     experiment = "+".join(experiments(args)) or "base"
-    overrides = sorted(f"{f}={v}" for f, v in settings if f != "--config" and not _NOT_AN_OVERRIDE.match(f))
+    given: dict[str, list[str]] = {}
+    for flag, value in _overrides(args):
+        given.setdefault(flag, []).append(value)
+    lists = [flag.removesuffix("+") for flag in given if flag.endswith("+")]
+    for flag, values in given.items():
+        adds = any(flag.removesuffix("+") == name or flag.startswith(f"{name}.") for name in lists)
+        if not adds and not any(_SECTION.search(value) for value in values):
+            del values[:-1]
+    overrides = sorted(f"{flag}={chr(0).join(values)}" for flag, values in given.items())
     if not overrides:
         return experiment
     return f"{experiment}-{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:8]}"
