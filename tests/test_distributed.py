@@ -209,7 +209,7 @@ def test_ddp_trains_tests_and_predicts_every_image_once(tiny_args):
 def test_torchrun_trains_one_model(tiny_args):
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "spikesparse", "fit"]
     run(*launch, *two_processes(tiny_args))
-    folders = list(Path("runs").glob("base-*/*"))
+    folders = list(Path("runs").glob("base-*/seed*"))
     assert [folder.name for folder in folders] == ["seed0"]
     kept = torch.load(folders[0] / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(kept["processes"]) == 2  # the state of each

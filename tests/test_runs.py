@@ -20,6 +20,7 @@ from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
 from spikesparse.paths import CONFIGS
 from spikesparse.runs import run_name
+from spikesparse.train import _compare_command
 from spikesparse.trainer_flags import COUNTS_OR_SHARES
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
@@ -100,7 +101,7 @@ def test_train_writes_table_result_and_next_commands(tiny_args, capsys):
         "accuracy",
     ):
         assert word in printed
-    for word in ("make tensorboard", "make compare", "result.json", "bill.csv"):
+    for word in ("make tensorboard", f"its twin      spikesparse compare {tiny_args[0]} ", "result.json", "bill.csv"):
         assert word in printed
     assert "/: config.yaml, checkpoints/best.ckpt, checkpoints/last.ckpt, result.json\n" in printed
     folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
@@ -231,6 +232,27 @@ def test_a_network_is_measured_in_the_precision_that_it_was_trained_in(tiny_args
     assert SpikeCLI(["validate", checkpoint, "--trainer.precision=32-true"]).trainer.precision == "32-true"
     shutil.move(folder / "checkpoints/last.ckpt", "alone.ckpt")
     assert SpikeCLI(["validate", "--ckpt_path=alone.ckpt"]).trainer.precision == "32-true"
+
+
+def test_the_command_that_compares_is_that_of_the_run():
+    digits, own = str(CONFIGS / "experiment/digits.yaml"), "digits.yaml"
+    assert _compare_command(["--config", digits]) == "make compare EXPERIMENT=digits"
+    assert _compare_command([f"--config={digits}"]) == "make compare EXPERIMENT=digits"
+    assert _compare_command([f"--config={own}"]) == f"spikesparse compare --config={own}"
+    changed = ["--config", digits, "--data.augment=a b"]
+    assert _compare_command(changed) == f"spikesparse compare --config {digits} '--data.augment=a b'"
+
+
+def test_a_test_without_a_checkpoint_is_refused(tiny_args, capsys):
+    """It would be of an untrained network, in the folder of the trained one."""
+    assert main(["test", *tiny_args]) == 2
+    assert "test: of which network? Name its checkpoint: --ckpt_path=" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_far_more_processes_than_cores_are_refused(tiny_args, capsys):
+    assert main(["fit", *tiny_args, "--trainer.devices=999"]) == 2
+    assert "--trainer.devices=999: on a CPU that is a process each" in capsys.readouterr().err
 
 
 def test_checkpoint_tells_what_was_measured_of_it(tiny_args):

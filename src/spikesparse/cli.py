@@ -16,7 +16,7 @@ from spikesparse.own import check_network
 from spikesparse.predict import PredictionWriter
 from spikesparse.resume import TakenOver, prepare_folder
 from spikesparse.run_lock import hold
-from spikesparse.runs import is_first_process, place_logger, refuse_spawning, run_folder
+from spikesparse.runs import is_first_process, place_logger, refuse_a_crowd, refuse_spawning, run_folder
 from spikesparse.saving import LastCheckpoint
 from spikesparse.sparsity import SparsityAnnealing, SpikeBudget
 
@@ -55,6 +55,7 @@ class SpikeCLI(GuardedCLI):
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         refuse_spawning(config.trainer.strategy)
+        refuse_a_crowd(config.trainer)
         refuse_unsafe_reading(config)
         check_network(config.model.net.class_path)
         init = getattr(config.model.scheduler, "init_args", None)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
@@ -117,6 +118,17 @@ def refuse_spawning(strategy: Any) -> None:
     """Refuse strategies whose processes keep what they measured: this one makes the tables and files."""
     if isinstance(strategy, str) and re.match(r"ddp_(spawn|fork|notebook)", strategy):
         raise UserError(f"--trainer.strategy={strategy}: on the command line, use --trainer.strategy=ddp.")
+
+
+def refuse_a_crowd(trainer: Any) -> None:
+    """Refuse far more processes on a CPU than it has cores: each takes half a gigabyte before it has begun."""
+    on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+    devices, most = str(trainer.devices), 4 * (os.cpu_count() or 1)
+    if on_cpu and devices.isdecimal() and int(devices) > most:
+        raise UserError(
+            f"--trainer.devices={devices}: on a CPU that is a process each, and {most} are the most on these "
+            f"{most // 4} cores."
+        )
 
 
 def run_folder(config: Any, args: list[str]) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from spikesparse.callbacks import TrainingTime
 from spikesparse.cli import SpikeCLI
 from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
+from spikesparse.paths import CONFIGS
 from spikesparse.resume import Finished, write_identity
 from spikesparse.runs import (
     RunConfig,
@@ -131,11 +133,18 @@ def test(args: list[str]) -> None:
 
     Args:
         args: command line of Lightning's ``test``.
+
+    Raises:
+        UserError: if it names no checkpoint.
     """
+    if not flag_value(args, "--ckpt_path") and not _asks_for_text(args):
+        raise UserError(
+            "test: of which network? Name its checkpoint: --ckpt_path=runs/digits/seed0/checkpoints/best.ckpt."
+        )
     cli = SpikeCLI(["test", "--verbose=false", *args])  # the bill says it in place of Lightning's own table
     checkpoint = flag_value(args, "--ckpt_path") or ""
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
-        _report(cli, checkpoint or "untrained", checkpoint, {"command": ["test", *args]})
+        _report(cli, checkpoint, checkpoint, {"command": ["test", *args]})
 
 
 def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -> RunResult | None:
@@ -221,6 +230,15 @@ def _say_what_is_trained(args: list[str]) -> None:
         )
 
 
+def _compare_command(args: list[str]) -> str:
+    """What trains a run's twin beside it."""
+    config = flag_value(args, "--config") or ""
+    shipped = Path(config).resolve().parent == (CONFIGS / "experiment").resolve()
+    if shipped and args in (["--config", config], [f"--config={config}"]):
+        return f"make compare EXPERIMENT={Path(config).stem}"
+    return f"spikesparse compare {shlex.join(args)}"
+
+
 def _say_what_is_next(args: list[str], cli: Any) -> None:
     experiment = _experiment(args)
     lines = []
@@ -232,7 +250,7 @@ def _say_what_is_next(args: list[str], cli: Any) -> None:
         if cli.model.step_loss:
             lines.append(f"early exits   spikesparse exits {cli.run_folder}")
     lines.append("dashboard     make tensorboard   then open http://localhost:6006/#custom_scalars")
-    lines.append(f"its twin      make compare EXPERIMENT={experiment}")
+    lines.append(f"its twin      {_compare_command(args)}")
     if experiment == "digits":
         lines.append(f"CIFAR-10      {CIFAR_HINT}")
     print("\n".join(lines), flush=True)
