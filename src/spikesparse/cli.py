@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
 from spikesparse.checkpoints import refuse_unsafe_reading
@@ -14,9 +10,8 @@ from spikesparse.guarded_cli import GuardedCLI
 from spikesparse.load import link_data_to_network
 from spikesparse.own import check_network
 from spikesparse.predict import PredictionWriter
-from spikesparse.resume import TakenOver, prepare_folder
-from spikesparse.run_lock import hold
-from spikesparse.runs import is_first_process, place_logger, refuse_a_crowd, refuse_spawning, run_folder
+from spikesparse.resume import settle_folder
+from spikesparse.runs import place_logger, refuse_a_crowd, refuse_spawning, run_folder
 from spikesparse.saving import LastCheckpoint
 from spikesparse.sparsity import SparsityAnnealing, SpikeBudget
 
@@ -35,7 +30,6 @@ class SpikeCLI(GuardedCLI):
 
     def __init__(self, args: list[str], fresh: bool = True) -> None:
         self.fresh = fresh
-        self._taken_over = False  # a checkpoint of the run folder was named
         super().__init__(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -64,20 +58,5 @@ class SpikeCLI(GuardedCLI):
         self.run_folder = run_folder(config, self.args)
         if self.run_folder is not None:
             if self.subcommand == "fit" and not config.trainer.fast_dev_run:
-                self._settle_folder(config, self.run_folder)
+                self.companions += settle_folder(self.run_folder, config, self.args, self.fresh)
             place_logger(config, self.run_folder)
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, which notes what it does to another command's run."""
-        trainer = super().instantiate_trainer(**kwargs)
-        if self._taken_over and self.run_folder is not None:
-            trainer.callbacks.append(TakenOver(self.run_folder, self.args))  # type: ignore[attr-defined]
-        return trainer
-
-    def _settle_folder(self, config: Any, folder: Path) -> None:
-        if is_first_process():
-            hold(folder)
-        self._taken_over = bool(config.get("ckpt_path"))
-        if not self._taken_over:
-            found = prepare_folder(folder, self.args, self.fresh)
-            config.ckpt_path = None if found is None else str(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningCLI
 
 from spikesparse.bolts import load_bolts
@@ -34,6 +34,7 @@ class GuardedCLI(LightningCLI):
         load_bolts()  # so that a config may name its classes
         read_counts_as_counts()
         self.args = args
+        self.companions: list[Callback] = []  # of the trainer, beside those that settings name
         given, prefixes = split_allowed(args)
         whole = with_checkpoint_settings(given)
         with limited_imports(prefixes), checked_parser(), SettingsErrors() as self._building:
@@ -76,6 +77,7 @@ class GuardedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, whose checkpoints are written whole, unless it has a way of its own."""
         trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks += self.companions  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
         return trainer

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from spikesparse.checkpoints import CHOICES, read_checkpoint
 from spikesparse.errors import UserError
+from spikesparse.run_lock import hold
 from spikesparse.runs import (
     config_digest,
     file_digests,
@@ -57,6 +58,31 @@ class Finished(Exception):
     def __init__(self, folder: Path) -> None:
         super().__init__(f"{folder} is this very run, finished: not trained again (--fresh trains it anew)")
         self.folder = folder
+
+
+def settle_folder(folder: Path, config: Any, args: list[str], fresh: bool) -> list[Callback]:
+    """Keep a run folder for this process, and settle what its training goes on from.
+
+    Args:
+        folder: the run folder.
+        config: settings of ``fit``; their ``ckpt_path`` is set, unless the user has.
+        args: command line of ``fit``.
+        fresh: as in :func:`prepare_folder`.
+
+    Returns:
+        What the training needs beside it.
+
+    Raises:
+        Finished: if the run is there, trained to its end.
+        UserError: if another process trains there.
+    """
+    if is_first_process():
+        hold(folder)
+    if config.get("ckpt_path"):
+        return [TakenOver(folder, args)]
+    found = prepare_folder(folder, args, fresh)
+    config.ckpt_path = None if found is None else str(found)
+    return []
 
 
 def prepare_folder(folder: Path, args: list[str], fresh: bool) -> Path | None:
