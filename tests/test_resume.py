@@ -487,7 +487,7 @@ def test_two_processes_and_loader_workers_stop_together_and_go_on(tiny_args, tmp
 
     def run(*more):
         return subprocess.run(
-            [sys.executable, "-m", "spikesparse", "fit", *args, *more], capture_output=True, text=True
+            [sys.executable, "-m", "spikesparse", "fit", *args, *more], capture_output=True, text=True, timeout=300
         )
 
     stopped = run()
