@@ -214,6 +214,9 @@ def test_a_test_under_other_settings_is_not_taken_for_the_trainings(tiny_args, c
     other = json.loads((folder / "result.json").read_text())
     assert (other["command"], other["timesteps"]) == (tested, 1.0)
     assert other["fit_seconds"] == first["fit_seconds"]
+    assert main(tested[:2]) == 0  # its own settings again: neither the training's command nor that of the test before
+    plain = json.loads((folder / "result.json").read_text())
+    assert (plain["command"], plain["timesteps"]) == (tested[:2], first["timesteps"])
     capsys.readouterr()
     assert main(["train", *args]) == 0
     told = capsys.readouterr().out

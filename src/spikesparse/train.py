@@ -161,7 +161,7 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -
         tested = {"command": about["command"], "checkpoint": checkpoint, "split": "test", **machine()}
         if before.get("checkpoint") == checkpoint:  # a later test of the same weights keeps what training said
             about = {**{key: before[key] for key in TRAINING if key in before}, **about}
-            if not changes_settings(about["command"]):
+            if _is_trainings(before) and not changes_settings(about["command"]):
                 about["command"] = before["command"]
         save_result(result, path, {**machine(), **about, "checkpoint": checkpoint})
         write_bill(cli.run_folder, bill, energy, {**tested, "accuracy": result.accuracy})
@@ -196,7 +196,11 @@ def _is_tested(folder: Path) -> bool:
     path = folder / RESULT
     if not path.is_file() or not (folder / BILL_JSON).is_file():
         return False
-    return bool(json.loads(path.read_text())["command"][:1] == ["train"])
+    return _is_trainings(json.loads(path.read_text()))
+
+
+def _is_trainings(result: dict[str, Any]) -> bool:
+    return bool(result.get("command", [])[:1] == ["train"])
 
 
 def _finished(run: Finished) -> RunResult:
