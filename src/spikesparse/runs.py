@@ -234,12 +234,17 @@ def with_checkpoint_settings(args: list[str]) -> list[str]:
     return [args[0], "--config", yaml.safe_dump(settings), *args[1:]]
 
 
-def trained_precision(folder: Path) -> str | None:
-    """``--trainer.precision`` of a run's training, from its config.yaml; None if that does not say."""
+def trainer_settings(folder: Path) -> dict[str, Any]:
+    """``--trainer`` of a run's training, from its config.yaml; empty if that does not say."""
     path = folder / "config.yaml"
     config = read_yaml(path, str(path)) if path.is_file() else None
     trainer = config.get("trainer") if isinstance(config, dict) else None
-    precision = trainer.get("precision") if isinstance(trainer, dict) else None
+    return trainer if isinstance(trainer, dict) else {}
+
+
+def trained_precision(folder: Path) -> str | None:
+    """``--trainer.precision`` of a run's training; None if that is not known."""
+    precision = trainer_settings(folder).get("precision")
     return str(precision) if isinstance(precision, str | int) else None
 
 

@@ -10,11 +10,10 @@ from optuna.study import Study
 from spikesparse.errors import UserError
 from spikesparse.imports import as_flags
 from spikesparse.locks import FileLock
-from spikesparse.report.runs import mapping
+from spikesparse.runs import trainer_settings
 from spikesparse.search.front import tested_key
 from spikesparse.search.plan import Plan
 from spikesparse.search.trial import LOG, run_to_log
-from spikesparse.yaml_files import read_yaml
 
 
 def test_front(study: Study, plan: Plan) -> None:
@@ -40,8 +39,7 @@ def test_front(study: Study, plan: Plan) -> None:
 
 def _as_trained(run: Path) -> list[str]:
     """Flags for the accelerator and the precision of a run's training, wherever they were set."""
-    path = run / "config.yaml"
-    trainer = mapping(mapping(read_yaml(path, str(path))).get("trainer")) if path.is_file() else {}
+    trainer = trainer_settings(run)
     given = {name: trainer[name] for name in ("accelerator", "precision") if trainer.get(name) is not None}
     return [
         f"--trainer.{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()
