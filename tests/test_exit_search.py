@@ -63,6 +63,23 @@ def test_less_is_asked_for_where_another_step_mends_nothing():
     assert found.confidence[1] <= 0.1
 
 
+def test_steps_that_pay_only_together_are_found():
+    """Four steps: the last alone mends answers, and after the second and third every image is falsely sure.
+
+    So no threshold that is moved alone, from where all stop at once, gains anything, nor do two; and one threshold for
+    all steps either stops at the second or never. By hand: the half that is unsure at first runs all four steps.
+    """
+    confidence = torch.stack([torch.linspace(0.1, 0.9, N), torch.full((N,), 0.95), torch.full((N,), 0.95)])
+    right = torch.ones(4, N, dtype=torch.bool)
+    right[:3, : N // 2] = False
+    spent = torch.tensor([[1.0], [2.0], [3.0], [4.0]]).expand(4, N)
+    found = ExitSearch(confidence, right, spent).within(2.6)
+    assert found.right == 1.0
+    assert found.spent == pytest.approx(2.5, abs=0.06)  # three more steps, on the grid's step on 0.8 of confidence
+    assert found.confidence[0] == pytest.approx(0.51, abs=0.02)
+    assert min(found.confidence[1:]) > 0.95
+
+
 @pytest.mark.parametrize("count", [100, 107, 10, 2000])
 def test_chance_of_being_right_is_that_of_images_of_like_confidence(count):
     """The surest and the least sure images stand together, in at most 20 groups of at least 25 each."""

@@ -60,9 +60,10 @@ class ExitSearch:
     """Trades right answers against what is spent, on images whose answers after each step are known.
 
     For a price mu the confidences are sought that make ``right - mu * spent`` the largest: one step's at a time, by
-    trying all, given those of the others, until none changes. Falling prices give a front. The best of it that a
-    budget allows is made better within the budget: there two steps that follow each other are tried together, since
-    what one of them is to spend more the other has to save.
+    trying all, given those of the others, until none changes. Falling prices, from where all stop at once, and rising
+    ones, from where none stops early, give a front: from the first side a step that only pays where later ones go on
+    is not found. The best of it that a budget allows is made better within the budget: there two steps that follow
+    each other are tried together, since what one of them is to spend more the other has to save.
 
     Args:
         confidence: (T - 1, N), of each image after each step but the last.
@@ -79,13 +80,12 @@ class ExitSearch:
         # An image is done at the first k of the thresholds, counted from below.
         self._done = torch.bucketize(confidence.contiguous(), confidence.new_tensor(THRESHOLDS), right=True)
         self._right, self._spent = right.double(), spent.double()
-        steps = len(confidence)
-        settled = [0] * steps
-        starts = [[k] * steps for k in range(len(THRESHOLDS))]  # one confidence for all steps is a choice too
+        starts = [[k] * len(confidence) for k in range(len(THRESHOLDS))]  # one confidence for all steps is a choice too
         whole = float(self._spent[-1].mean()) or 1.0  # a silent network spends nothing
-        for price in _PRICES:
-            settled = self._settled(settled, _Priced(price / whole))
-            starts.append(settled)
+        for settled, prices in ((starts[0], _PRICES), (starts[-1], reversed(_PRICES))):
+            for price in prices:
+                settled = self._settled(settled, _Priced(price / whole))
+                starts.append(settled)
         self._front = [(needed, *self._outcome(needed)) for needed in starts]
 
     def within(self, most: float) -> Choice | None:
@@ -114,26 +114,48 @@ class ExitSearch:
 
     def _best_pair(self, needed: list[int], step: int, judge: _Judge) -> list[int]:
         """The best thresholds of a step and the next, those of the others being what they are."""
-        best, found = judge(*self._outcomes(needed, step))[needed[step]], needed
-        for k in range(len(THRESHOLDS)):
-            tried = [*needed[:step], k, *needed[step + 1 :]]
-            worth = judge(*self._outcomes(tried, step + 1))
-            if worth.max() > best + 1e-12:
-                best, found = worth.max(), [*tried[: step + 1], int(worth.argmax()), *tried[step + 2 :]]
-        return found
+        worth = judge(*self._outcomes_of_pairs(needed, step))
+        k, m = divmod(int(worth.argmax()), len(THRESHOLDS))
+        if worth[k, m] <= worth[needed[step], needed[step + 1]] + 1e-12:
+            return needed
+        return [*needed[:step], k, m, *needed[step + 2 :]]
 
     def _outcomes(self, needed: list[int], step: int) -> tuple[Tensor, Tensor]:
         """Means of right and spent for every threshold of one step, those of the others being what they are."""
-        arrives = (self._done[:step] <= self._done.new_tensor(needed[:step])[:, None]).all(0)
-        found = []
+        arrives, found = self._arrive(needed, step), []
         for value in (self._right, self._spent):
             goes_on = self._behind(needed, step, value)
-            gain = torch.where(arrives, value[step] - goes_on, 0.0)  # of stopping here
-            by_place = gain.new_zeros(len(THRESHOLDS) + 1).index_add_(0, self._done[step], gain)
-            stopped = by_place.flip(0).cumsum(0).flip(0)[1:]
+            stopped = self._sums(torch.where(arrives, value[step] - goes_on, 0.0), self._done[step])
             base = torch.where(arrives, goes_on, self._behind(needed, -1, value)).mean()
             found.append(base + stopped / len(arrives))
         return found[0], found[1]
+
+    def _outcomes_of_pairs(self, needed: list[int], step: int) -> tuple[Tensor, Tensor]:
+        """The same for every threshold of one step (rows) and of the next (columns)."""
+        arrives, found = self._arrive(needed, step), []
+        first, second = self._done[step], self._done[step + 1]
+        for value in (self._right, self._spent):
+            goes_on = self._behind(needed, step + 1, value)
+            late = torch.where(arrives, value[step + 1] - goes_on, 0.0)  # gain of stopping after the second
+            stopped = self._sums(torch.where(arrives, value[step] - goes_on, 0.0), first)[:, None]
+            passing = self._sums(late, second) - self._sums(late, first, second)  # of those that the first lets by
+            base = torch.where(arrives, goes_on, self._behind(needed, -1, value)).mean()
+            found.append(base + (stopped + passing) / len(arrives))
+        return found[0], found[1]
+
+    def _arrive(self, needed: list[int], step: int) -> Tensor:
+        """Which images no step before this one stops."""
+        return (self._done[:step] <= self._done.new_tensor(needed[:step])[:, None]).all(0)
+
+    def _sums(self, gain: Tensor, *done: Tensor) -> Tensor:
+        """For each threshold, or each pair, the sum over the images that are done at it, or at both."""
+        place, size = gain.new_zeros(len(gain), dtype=torch.long), len(THRESHOLDS) + 1
+        for each in done:
+            place = place * size + each
+        sums = gain.new_zeros(size ** len(done)).index_add_(0, place, gain).view([size] * len(done))
+        for side in range(len(done)):
+            sums = sums.flip(side).cumsum(side).flip(side).narrow(side, 1, size - 1)
+        return sums
 
     def _outcome(self, needed: list[int]) -> tuple[float, float]:
         right, spent = (float(self._behind(needed, -1, value).mean()) for value in (self._right, self._spent))
