@@ -23,7 +23,7 @@ from spikesparse.errors import UserError
 from spikesparse.locks import FileLock
 from spikesparse.module import SpikingClassifier
 from spikesparse.process_state import ProcessState
-from spikesparse.resume import Finished, newest, prepare_folder, write_identity
+from spikesparse.resume import Finished, begin_folder, gone_on_from, newest, write_identity
 from spikesparse.run_lock import hold, let_go
 from spikesparse.runs import run_name
 from spikesparse.whole_files import replace_file, whole_file
@@ -34,6 +34,14 @@ quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs 
 
 def folder_of(args):
     return Path("runs") / run_name(["fit", *args]) / "seed0"
+
+
+def prepare_folder(folder, args, fresh):
+    """As a training does, but for what it trains on."""
+    found = gone_on_from(folder, args, fresh)
+    config = SimpleNamespace(trainer=SimpleNamespace(fast_dev_run=False), get={"ckpt_path": found}.get)
+    begin_folder(folder, config, args, SimpleNamespace(check=lambda: None))
+    return found
 
 
 def weights(folder, name="last"):
@@ -326,6 +334,35 @@ def test_a_finished_run_says_so_and_fresh_begins_anew(tiny_args, capsys):
             assert line in again
     assert main(["train", *args, "--fresh"]) == 0
     assert (folder_of(args).parent / "seed0-earlier1/result.json").is_file()
+
+
+@quiet
+@pytest.mark.parametrize(
+    ("settings", "more"),
+    [
+        ("", ["--data.data_dir=nowhere.npz"]),
+        ("data: {val_split: 5000}", []),
+        ("data: {train_images: 1, drop_last: true}", []),
+        ("data: {crop_padding: 8}", []),
+        ("model: {net: {threshold: -1}}", []),
+        ("trainer: {devices: 0}", []),
+    ],
+)
+def test_a_refused_command_leaves_no_trace_and_an_earlier_run_where_it_was(tiny_args, capsys, settings, more):
+    """In the same folder, since it is the config file or the place of the data that is another."""
+    config = Path("mine.yaml")
+    config.write_text("seed_everything: 0")
+    args = ["train", "--config", str(config), *tiny_args, "--trainer.max_epochs=2"]
+    assert main(args) == 0
+    there = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*") if path.is_file()}
+    config.write_text(settings)
+    capsys.readouterr()
+    for others in ([], ["--seed_everything=1"]):  # the earlier run's folder, and one that is not there yet
+        assert main([*args, *more, *others]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    here = [path for path in Path("runs").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert {path: path.stat().st_mtime_ns for path in here} == {p: t for p, t in there.items() if p in here}
+    assert not list(Path("runs").rglob("seed1*"))
 
 
 @quiet

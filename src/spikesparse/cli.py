@@ -10,7 +10,7 @@ from spikesparse.guarded_cli import GuardedCLI
 from spikesparse.load import link_data_to_network
 from spikesparse.own import check_network
 from spikesparse.predict import PredictionWriter
-from spikesparse.resume import settle_folder
+from spikesparse.resume import begin_folder, settle_folder
 from spikesparse.runs import place_logger, refuse_a_crowd, refuse_spawning, run_folder
 from spikesparse.saving import LastCheckpoint
 from spikesparse.sparsity import SparsityAnnealing, SpikeBudget
@@ -57,6 +57,10 @@ class SpikeCLI(GuardedCLI):
             init.max_epochs = config.trainer.max_epochs
         self.run_folder = run_folder(config, self.args)
         if self.run_folder is not None:
-            if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            if self.subcommand == "fit":
                 self.companions += settle_folder(self.run_folder, config, self.args, self.fresh)
             place_logger(config, self.run_folder)
+
+    def before_fit(self) -> None:
+        """Begin the run in its folder."""
+        begin_folder(self.run_folder, self.config["fit"], self.args, self.datamodule)

@@ -10,6 +10,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from spikesparse.checkpoints import CHOICES, read_checkpoint
+from spikesparse.data import CIFAR10DataModule
 from spikesparse.errors import UserError
 from spikesparse.run_lock import hold
 from spikesparse.runs import (
@@ -67,7 +68,7 @@ def settle_folder(folder: Path, config: Any, args: list[str], fresh: bool) -> li
         folder: the run folder.
         config: settings of ``fit``; their ``ckpt_path`` is set, unless the user has.
         args: command line of ``fit``.
-        fresh: as in :func:`prepare_folder`.
+        fresh: begin anew whatever is there.
 
     Returns:
         What the training needs beside it.
@@ -76,42 +77,62 @@ def settle_folder(folder: Path, config: Any, args: list[str], fresh: bool) -> li
         Finished: if the run is there, trained to its end.
         UserError: if another process trains there.
     """
+    if config.trainer.fast_dev_run:
+        return []
     if is_first_process():
         hold(folder)
     if config.get("ckpt_path"):
         return [TakenOver(folder, args)]
-    found = prepare_folder(folder, args, fresh)
+    found = gone_on_from(folder, args, fresh)
     config.ckpt_path = None if found is None else str(found)
     return []
 
 
-def prepare_folder(folder: Path, args: list[str], fresh: bool) -> Path | None:
-    """Make a run's own folder ready: an unfinished run goes on in it, anything else that lies there is set aside.
+def gone_on_from(folder: Path, args: list[str], fresh: bool) -> Path | None:
+    """The checkpoint from which an unfinished run of a command goes on; None if the command begins a run.
 
     Args:
         folder: the run folder.
         args: command line of ``fit``.
         fresh: begin anew whatever is there.
 
-    Returns:
-        The checkpoint to go on from, if there is one.
-
     Raises:
         Finished: if the run is there, trained to its end.
     """
     kept = _kept(folder)
-    if not fresh and _is_of(kept, args):
-        if kept.get("finished"):
-            raise Finished(folder)
-        if (place := newest(folder)) is not None:
-            if is_first_process():
-                print(f"going on from {place}; --fresh begins anew", flush=True)
-            return place.checkpoint
+    if fresh or not _is_of(kept, args):
+        return None
+    if kept.get("finished"):
+        raise Finished(folder)
+    place = newest(folder)
+    if place is None:
+        return None
     if is_first_process():
-        if folder.exists():
-            set_aside(folder)
-        write_identity(folder, args)
-    return None
+        print(f"going on from {place}; --fresh begins anew", flush=True)
+    return place.checkpoint
+
+
+def begin_folder(folder: Path | None, config: Any, args: list[str], data: CIFAR10DataModule) -> None:
+    """Make the folder of a run that begins its own; what lies there already is set aside.
+
+    That is done once all is built and the data seen to be there: a command that is refused leaves no trace, and an
+    earlier run where it was.
+
+    Args:
+        folder: the run folder, if there is one.
+        config: settings of ``fit``, settled.
+        args: command line of ``fit``.
+        data: that is to be trained on.
+
+    Raises:
+        UserError: for data that cannot be trained on.
+    """
+    if folder is None or config.trainer.fast_dev_run or config.get("ckpt_path") or not is_first_process():
+        return
+    data.check()
+    if folder.exists():
+        set_aside(folder)
+    write_identity(folder, args)
 
 
 def write_identity(folder: Path, args: list[str], finished: bool = False) -> None:

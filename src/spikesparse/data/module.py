@@ -170,11 +170,20 @@ class CIFAR10DataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Download, once per machine, if there is something to download."""
         if self.source in CIFAR_STATISTICS:
-            load_source(self.source, self.data_dir)
+            _ = self.dataset
 
     def setup(self, stage: str) -> None:
         """Read the images."""
         _ = self.dataset
+
+    def check(self) -> None:
+        """See that training and validation have batches.
+
+        Raises:
+            UserError: if they have not.
+        """
+        self.train_dataloader()
+        self.val_dataloader()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches in a new order each epoch.
