@@ -383,7 +383,9 @@ def test_a_run_that_was_taken_over_under_other_flags_is_not_that_of_the_first_co
 
 
 @quiet
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_between_two_steps_and_the_run_goes_on(tiny_args, monkeypatch, capsys, number):
     monkeypatch.setenv("SLURM_JOB_ID", "1")  # whose word is SIGUSR1
     args = ["train", *tiny_args, "--trainer.limit_train_batches=5"]
@@ -402,7 +404,7 @@ def test_a_signal_stops_between_two_steps_and_the_run_goes_on(tiny_args, monkeyp
 
         patched.setattr(SpikingClassifier, "training_step", step)
         before = signal.getsignal(number)
-        assert main(args) == 143
+        assert main(args) == (130 if number == signal.SIGINT else 143)
         assert signal.getsignal(number) == before
     printed = capsys.readouterr().out
     assert f"{number.name}: the step is finished, then training stops" in printed
@@ -411,6 +413,47 @@ def test_a_signal_stops_between_two_steps_and_the_run_goes_on(tiny_args, monkeyp
     assert main(args) == 0
     assert "step.ckpt (within epoch 2, step 8)" in capsys.readouterr().out
     assert same(weights(folder), whole)
+
+
+@quiet
+def test_a_second_interrupt_does_not_wait_for_the_step(tiny_args, monkeypatch, capsys):
+    steps = []
+
+    def step(self, *batch):
+        steps.append(len(steps))
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        steps.append("went on")
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patched:
+        patched.setattr(SpikingClassifier, "training_step", step)
+        assert main(["train", *tiny_args]) == 130
+    signal.signal(signal.SIGINT, before)  # Lightning ignores it from there on, the process being at its end
+    assert steps == [0]
+    assert "stopped; the same command goes on from the newest checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ignored", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_interrupted_process_ends_by_the_signal_unless_it_was_told_to_ignore_it(tiny_args, ignored):
+    """So that a shell leaves its loop; and what nohup or `&` has started trains on."""
+    command = [sys.executable, "-m", "spikesparse", "train", *tiny_args, "--trainer.max_epochs=30"]
+
+    def ignore():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=ignore if ignored else None
+    )
+    last = folder_of([*tiny_args, "--trainer.max_epochs=30"]) / "checkpoints/last.ckpt"
+    until = time.monotonic() + 120
+    while not last.is_file() and time.monotonic() < until:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == (0 if ignored else -signal.SIGINT), said
+    assert ("SIGINT: the step is finished" in said) is not ignored
+    assert "Traceback" not in said
 
 
 @quiet

@@ -18,6 +18,7 @@ import argparse
 import errno
 import locale
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from spikesparse.quiet import quiet
 from spikesparse.run_lock import let_go
 
 _LONGEST = 4000  # characters of an error
+_INTERRUPTED = 128 + signal.SIGINT  # status
+_GO_ON = ("train", "compare", "fit", "pareto")  # where they stopped
 
 
 def _command(name: str) -> Callable[[list[str]], object] | None:
@@ -78,14 +81,20 @@ def entry() -> NoReturn:
             default(thread)
 
     threading.excepthook = say
-    sys.exit(main())
+    status = main()
+    if status == _INTERRUPTED:  # by the signal itself: a shell then leaves its loop too
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    sys.exit(status)
 
 
 def main(args: list[str] | None = None) -> int:
     """Dispatch a subcommand.
 
     Returns:
-        0 if it went well, 2 for what the user can mend, 143 if a signal stopped training, 1 if another process is gone.
+        0 if it went well, 2 for what the user can mend, 130 after Ctrl-C, 143 if another signal stopped training, 1 if
+        another process is gone.
     """
     from spikesparse import __version__
 
@@ -118,6 +127,13 @@ def main(args: list[str] | None = None) -> int:
         if (reason := lost_peer(error)) is None:
             raise
         return _refuse(reason, 1)
+    except (KeyboardInterrupt, SystemExit) as leaving:
+        lightnings = isinstance(leaving.__context__, KeyboardInterrupt) and getattr(leaving, "code", None) == 1
+        if not isinstance(leaving, KeyboardInterrupt) and not lightnings:
+            raise
+        goes_on = "; the same command goes on from the newest checkpoint, if there is one" if args[0] in _GO_ON else ""
+        print(f"stopped{goes_on}", flush=True)
+        return _INTERRUPTED
     finally:
         let_go()
     return 0
@@ -150,10 +166,10 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
         with limited_imports(allowed):
             _run_limited(command, args)
     except SIGTERMException:
-        from spikesparse.interruption import STATUS
+        from spikesparse.interruption import Interruption
 
         print(f"stopped by a signal; `spikesparse {args[0]}` with the same flags goes on from here", flush=True)
-        return STATUS
+        return Interruption.status
     except MisconfigurationException as error:  # Lightning's word for settings that contradict each other
         raise UserError(" ".join(str(error).split())) from error
     return 0
