@@ -315,7 +315,10 @@ def test_a_slow_worker_whose_trial_was_taken_up_goes_on_with_the_next(untrained,
 
     during.append(take_for_lost)
     worker.work(study, plan, poll=0.1)
-    assert "trial 1: taken for lost" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "trial 1: taken for lost" in printed
+    assert re.search(r"^trial 0  begins  lambda 0 \(twin\)  \S*trial0000/train.log$", printed, re.M)
+    assert re.search(r"^trial 2  begins  lambda [\d.e-]+  \S*trial0001/train.log$", printed, re.M)  # taken up
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert trained[2] == trained[1]  # the same folder, the same flags
     assert trained[0][1] == ["--x=1", *plan.space.twin_flags(10)]

@@ -102,6 +102,7 @@ def _result(study: Study, plan: Plan, trial: Trial, values: dict[str, Any]) -> t
     flags = plan.space.flags(values, plan.epochs) if values else plan.space.twin_flags(plan.epochs)
     folder = plan.folder / f"trial{origin(_frozen(study, trial)):04d}"
     trial.set_user_attr("folder", folder.name)
+    print(f"trial {trial.number}  begins  {_asked(_frozen(study, trial))}  {folder / LOG}", flush=True)
     started = time.monotonic()
     try:
         run, first_epoch = train(folder, [*plan.args, *flags], values.get("seed_everything", plan.seed))
@@ -150,17 +151,17 @@ def progress_line(study: Study, plan: Plan, trial: FrozenTrial) -> str:
         )
     finished = _in_state(study, TrialState.COMPLETE)
     result = trial.user_attrs["result"]
-    if trial.user_attrs.get("twin"):
-        asked = "lambda 0 (twin)"
-    else:
-        asked = (
-            f"lambda {trial.params[LAMBDA]:.3g}" if LAMBDA in trial.params else f"budget {trial.params[BUDGET]:,.0f}"
-        )
     minutes = [each.user_attrs["result"]["minutes"] for each in finished]
     workers = 1 + len(_in_state(study, TrialState.RUNNING))
     left = sum(minutes) / len(minutes) * max(0, plan.trials - len(finished)) / workers
     return (
         f"trial {trial.number}  {len(finished)}/{plan.trials}  val accuracy {result['accuracy_val']:.2%}  "
-        f"spikes/image {result['spikes']:,.0f}  SynOps/image {result['synops']:,.0f}  {asked}  "
+        f"spikes/image {result['spikes']:,.0f}  SynOps/image {result['synops']:,.0f}  {_asked(trial)}  "
         f"{result['minutes']:.1f} min  {len(study.best_trials)} on the front  about {left:.0f} min left"
     )
+
+
+def _asked(trial: FrozenTrial) -> str:
+    if trial.user_attrs.get("twin"):
+        return "lambda 0 (twin)"
+    return f"lambda {trial.params[LAMBDA]:.3g}" if LAMBDA in trial.params else f"budget {trial.params[BUDGET]:,.0f}"
