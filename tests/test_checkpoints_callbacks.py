@@ -417,6 +417,19 @@ def test_predictions_of_a_folder_are_one_csv_in_name_order(tmp_path, data):
         (str(number), "", str(tmp_path / f"mine/{number}.png")) for number in range(3)
     ]
     assert [int(row["predicted"]) for row in rows] == output.logits.argmax(1).tolist()
+    assert [row["class"] for row in rows] == [data.dataset.classes[int(row["predicted"])] for row in rows]
     assert [float(row["confidence"]) for row in rows] == pytest.approx(probability.amax(1).tolist(), abs=1e-6)
     assert [int(row["spikes"]) for row in rows] == output.tally.spikes.sum(0).tolist()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["p.csv"]
+
+
+@trains
+@pytest.mark.parametrize("name", ["mine", "test"])
+def test_predictions_of_a_folder_are_not_those_of_a_split(tmp_path, data, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name / "0.png")
+    data.predict_on = f"{name}/."
+    make_trainer(tmp_path, 1, PredictionWriter()).predict(make_model(), datamodule=data)
+    (written,) = tmp_path.rglob("predictions_*.csv")
+    assert written.name == {"mine": "predictions_mine.csv", "test": "predictions_test_folder.csv"}[name]

@@ -18,13 +18,13 @@ COLUMNS = ("index", "label", "predicted", "confidence", "spikes", "steps")
 
 
 class PredictionWriter(Callback):
-    """Writes index, label, predicted, confidence, spikes and steps of every image that `predict` or a test reads.
+    """Writes index, label, predicted, confidence, spikes, steps, class of every image that `predict` or a test reads.
 
-    So two networks can be compared image by image. Several processes make one file, in the data's order. A folder of
-    images has no labels, and its rows end with the file's name.
+    So two networks can be compared image by image. Several processes make one file, in the data's order. The class is
+    the predicted one's name. A folder of images has no labels, and its rows end with the file's name.
 
     Args:
-        path: the CSV; None is predictions_<what>.csv in the run folder.
+        path: the CSV; None is predictions_<what>.csv in the run folder, where what is the split or the folder's name.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -51,7 +51,9 @@ class PredictionWriter(Callback):
         if data.predict_on in ("val", "test"):
             self._gather(trainer, data.predict_on)
         else:
-            self._gather(trainer, Path(data.predict_on).name, data.predicted_folder[1])
+            name = Path(data.predict_on).resolve().name
+            # a folder may have a split's name, whose predictions are another file
+            self._gather(trainer, f"{name}_folder" if name in ("val", "test") else name, data.predicted_folder[1])
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the rows of all processes, and write them: the same file as `predict` on the test split."""
@@ -67,20 +69,21 @@ class PredictionWriter(Callback):
         folder = trainer.log_dir  # asked for on every process: it is broadcast
         if trainer.is_global_zero and (folder or what != "test"):  # fast_dev_run logs nowhere
             merged = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
-            self._write(Path(folder or ".") / f"predictions_{what}.csv", merged, files)
+            classes = trainer.datamodule.dataset.classes  # type: ignore[attr-defined]
+            self._write(Path(folder or ".") / f"predictions_{what}.csv", merged, classes, files)
 
-    def _write(self, path: Path, rows: dict[str, Tensor], files: list[Path] | None) -> None:
+    def _write(self, path: Path, rows: dict[str, Tensor], classes: list[str], files: list[Path] | None) -> None:
         path = Path(self.path) if self.path else path
         order = rows["index"].argsort(stable=True).tolist()
         columns = {name: rows[name].tolist() for name in COLUMNS}
         text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow([*COLUMNS, "file"] if files else COLUMNS)
+        writer, names = csv.writer(text), dict(enumerate(classes))
+        writer.writerow([*COLUMNS, "class", *(["file"] if files else [])])
         for i in order:
             row = [columns[name][i] for name in COLUMNS]
             row[1] = row[1] if row[1] >= 0 else ""
             row[3] = f"{row[3]:.6f}"
-            writer.writerow([*row, files[row[0]]] if files else row)
+            writer.writerow([*row, names.get(row[2], ""), *([files[row[0]]] if files else [])])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, text.getvalue())
