@@ -424,6 +424,18 @@ def test_predictions_of_a_folder_are_one_csv_in_name_order(tmp_path, data):
 
 
 @trains
+def test_a_test_of_loaders_alone_has_predictions_without_names(tmp_path, data):
+    data.setup("test")
+    batches = [data.encode(batch) for batch in data.test_dataloader()]
+    loader = DataLoader(batches, batch_size=None)
+    make_trainer(tmp_path, 1, PredictionWriter(str(tmp_path / "p.csv"))).test(make_model(), loader, verbose=False)
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["label"]) for row in rows] == data.dataset.test.labels.tolist()
+    assert {row["class"] for row in rows} == {""}
+
+
+@trains
 @pytest.mark.parametrize("name", ["mine", "test"])
 def test_predictions_of_a_folder_are_not_those_of_a_split(tmp_path, data, name, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -69,7 +69,8 @@ class PredictionWriter(Callback):
         folder = trainer.log_dir  # asked for on every process: it is broadcast
         if trainer.is_global_zero and (folder or what != "test"):  # fast_dev_run logs nowhere
             merged = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
-            classes = trainer.datamodule.dataset.classes  # type: ignore[attr-defined]
+            data: Any = getattr(trainer, "datamodule", None)  # a test may be of loaders alone
+            classes = data.dataset.classes if data is not None else []
             self._write(Path(folder or ".") / f"predictions_{what}.csv", merged, classes, files)
 
     def _write(self, path: Path, rows: dict[str, Tensor], classes: list[str], files: list[Path] | None) -> None:
