@@ -440,6 +440,19 @@ BAD = {
     "--model.net.timesteps=3": ["--model.net.timesteps=3", "from the data", "--data.timesteps"],
     "--model.net.init_args.num_classes=3": ["num_classes=3", "from the data", "--data.source"],
     "--modell.width=2": ["--modell.width=2"],
+    "--trainer.max_epoch=2": ["--trainer.max_epoch=2. Did you mean --trainer.max_epochs? See"],
+    "--model.net.treshold=1": ["--model.net: SpikingVGG has no setting 'treshold'. Did you mean threshold? See"],
+    "--model.optimizer.lrr=1": ["--model.optimizer: AdamW has no setting 'lrr'. Did you mean lr? See"],
+    "--model.scheduler.foo=1": ["--model.scheduler: LinearWarmupCosineAnnealingLR has no setting 'foo'. See"],
+    "--trainer.logger.init_args.savedir=x": [
+        "--trainer.logger: TensorBoardLogger has no setting 'savedir'",
+        "save_dir?",
+    ],
+    "--model.scheduler=torch.optim.lr_scheduler.StepLR": ["--model.scheduler: StepLR needs step_size. See"],
+    "--model.penalty.by=spike": ["error: --model.penalty.by='spike': there is no penalty", "are: spikes, synops."],
+    "--trainer.logger=pytorch_lightning.loggers.CometLogger": ["comet-ml", "not met"],
+    f"--config={CONFIGS}/base.yml": [f"'{CONFIGS}/base.yml'. See"],
+    f"--config={CONFIGS}/bass.yaml": [f"Did you mean {CONFIGS}/base.yaml? See"],
     "--model.init_from=nowhere.ckpt": ["--model.init_from=nowhere.ckpt", "no such file"],
 }
 

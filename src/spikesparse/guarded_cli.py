@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from spikesparse.bolts import load_bolts
 from spikesparse.data import CIFAR10DataModule
@@ -16,7 +17,7 @@ from spikesparse.module import SpikingClassifier
 from spikesparse.paths import CONFIGS
 from spikesparse.runs import RunConfig, named_settings, with_checkpoint_settings
 from spikesparse.saving import WholeFileIO
-from spikesparse.settings_errors import SettingsErrors
+from spikesparse.settings_errors import Refused, SettingsErrors
 from spikesparse.trainer_flags import read_counts_as_counts
 from spikesparse.yaml_files import checked_parser
 
@@ -61,6 +62,14 @@ class GuardedCLI(LightningCLI):
             },
             args=args,
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; an error knows which flags there are."""
+        try:
+            super().parse_arguments(parser, args)
+        except argparse.ArgumentError as error:
+            parsers = self._subcommand_parsers.values()
+            raise Refused(error, (flag for each in parsers for flag in each._option_string_actions)) from error
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, which sets a checkpoint's settings above the user's flags."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import errno
+import inspect
 import re
+import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from spikesparse.errors import UserError
+from spikesparse.errors import UserError, did_you_mean
 from spikesparse.imports import let_in
 
 #: What constructors raise for their arguments. An assertion of ours would be among them; its place is named too.
@@ -38,9 +41,48 @@ _NAMES = (
 )
 
 
+#: Of a name that a class does not take: of which class, by one wording or the other, and the name.
+_NOT_TAKEN = re.compile(r"(?:class_path '([\w.]+)'|expects a function or a callable class): Option '([^']*)' is not ac")
+_LACKING = re.compile(r"the following arguments are required: (\w+(?:, \w+)*)")
+_CLASS = re.compile(r"Namespace\(class_path='([\w.]+)'")
+_UNKNOWN = re.compile(r"unrecognized arguments: (--[^\s=]+)")
+_NO_FILE = re.compile(r"File does not exist: '([^']*)'")
+#: Of a class that several types could stand for: why it could not be built.
+_FIRST_OF_UNION = re.compile(
+    r"Union subtypes Subtypes: .*? Errors: - (.*?)(?: - (?:Expected|Problem|Type) | Given value|$)"
+)
+
+
+class Refused(argparse.ArgumentError):
+    """The parser's error, with all flags that there are.
+
+    Args:
+        error: the parser's.
+        flags: with their dashes.
+    """
+
+    def __init__(self, error: argparse.ArgumentError, flags: Iterable[str]) -> None:
+        super().__init__(None, str(error))
+        self.flags = list(flags)
+
+
 def plainly(error: argparse.ArgumentError) -> str:
-    """What the parser refuses, in one line: of a value of the wrong type its flag, and the types that it takes."""
+    """What the parser refuses, in one line: of a value of the wrong type its flag, and the types that it takes.
+
+    Of a name that is no flag, setting or file, the one that is most like it is named.
+    """
     said = " ".join(str(error).split())
+    if unknown := _UNKNOWN.search(said):
+        return f"{said}.{did_you_mean(unknown[1], error.flags if isinstance(error, Refused) else ())}"
+    if absent := _NO_FILE.search(said):
+        path = Path(absent[1])
+        return f"{said}.{did_you_mean(str(path), map(str, path.parent.glob('*' + path.suffix)))}"
+    keys = ".".join(dict.fromkeys(_KEY.findall(said)))
+    if (not_taken := _NOT_TAKEN.search(said)) and (class_path := not_taken[1] or _CLASS.findall(said)[-1:]):
+        of, name = class_path if isinstance(class_path, str) else class_path[0], not_taken[2]
+        return f"--{keys}: {of.rpartition('.')[2]} has no setting {name!r}.{did_you_mean(name, _settings_of(of))}"
+    if (lacking := _LACKING.search(said)) and (of := _CLASS.findall(said)):
+        return f"--{keys}: {of[-1].rpartition('.')[2]} needs {lacking[1]}."
     if one := _ONE_TYPE.search(said):
         types, value = one.groups()
     elif (several := _TYPES.findall(said)) and (given := _VALUE.search(said)):
@@ -49,7 +91,15 @@ def plainly(error: argparse.ArgumentError) -> str:
         return said
     for pattern, name in _NAMES:
         types = pattern.sub(name, types)
-    return f"--{'.'.join(dict.fromkeys(_KEY.findall(said)))}={value}: it takes {types}."
+    return f"--{keys}={value}: it takes {types}."
+
+
+def _settings_of(class_path: str) -> set[str]:
+    """Names that a class's constructor takes, and those of its bases; of one that the parser has imported already."""
+    module, _, name = class_path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    bases = inspect.getmro(found) if inspect.isclass(found) else ()
+    return {key for base in bases if "__init__" in vars(base) for key in inspect.signature(base).parameters}
 
 
 class SettingsErrors(Callback):
@@ -79,7 +129,12 @@ class SettingsErrors(Callback):
         if any(let_in(str(frame.f_globals.get("__name__"))) for frame, _ in traceback.walk_tb(trace)):
             return
         last = traceback.extract_tb(trace)[-1]
-        reason = " ".join(str(error).split())[:300] or "no more is known"
+        reason = " ".join(str(error).split())
+        if first := _FIRST_OF_UNION.search(reason):
+            reason = first[1]
+            if reason.startswith("--"):  # a UserError, that the parser has made part of its own
+                raise UserError(reason) from error
+        reason = reason[:300] or "no more is known"
         raise UserError(
             f"the settings cannot be used: {reason} ({type(error).__name__} in {Path(last.filename).name}, "
             f"{last.name}). `--print_config` shows all that is in force."
