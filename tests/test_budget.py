@@ -20,7 +20,7 @@ from spikesparse.checkpoints import BestCheckpoint
 from spikesparse.cli import SpikeCLI
 from spikesparse.paths import CONFIGS
 from spikesparse.report.runs import read_run
-from spikesparse.runs import run_name
+from spikesparse.runs import asks_for_no_penalty, run_name
 from spikesparse.sparsity.control import LARGEST, LEAST, adapted, moved, step_by_accuracy, step_by_count
 from spikesparse.sparsity.weight import in_force
 from spikesparse.train import twin_args
@@ -404,6 +404,16 @@ def test_the_twin_of_a_budget_has_none(tmp_path):
         (["--config", str(tmp_path / "b.yaml"), "--budget.target=null"], []),
     ):
         assert twin_args(args) == [*args, *plain, *added]
+
+
+@pytest.mark.parametrize("zero", [["--sparsity.end_value=0.00"], ["--sparsity={end_value: 0}"], ["--config=mine.yaml"]])
+def test_two_twins_are_not_compared(zero, capsys):
+    Path("mine.yaml").write_text("sparsity: {end_value: 0e0}")
+    assert main(["compare", *zero]) == 2
+    assert "compare trains that twin itself" in capsys.readouterr().err
+    assert not asks_for_no_penalty([*zero, "--sparsity.end_value=1"])
+    assert not asks_for_no_penalty([*zero, "--budget.target=5"])
+    assert not asks_for_no_penalty([*zero, "--sparsity.end_value=much"])
 
 
 @quiet

@@ -203,13 +203,28 @@ def _is_file(text: str) -> bool:
 
 def asks_for_budget(args: list[str]) -> bool:
     """Whether a command line of ``fit``, without its first word, sets a budget, by flag or config file."""
+    asked = asked_of(args, "budget")
+    return any(asked.get(name) not in (None, "null") for name in BUDGETS)
+
+
+def asks_for_no_penalty(args: list[str]) -> bool:
+    """Whether such a command line sets a lambda of zero, and no budget."""
+    end = asked_of(args, "sparsity").get("end_value")
+    try:
+        return end is not None and float(end) == 0 and not asks_for_budget(args)
+    except (TypeError, ValueError):  # which the parser will refuse
+        return False
+
+
+def asked_of(args: list[str], section: str) -> dict[str, Any]:
+    """What such a command line sets in a section, by flag or config file, the last one counting."""
     asked: dict[str, Any] = {}
     for name, config in named_settings(with_checkpoint_settings(["fit", *args]), read_values=True):
-        budget = config.get("budget")
-        if isinstance(budget, str) and _is_file(budget):
-            budget = read_yaml(Path(budget), name)
-        asked |= budget if isinstance(budget, dict) else {}
-    return any(asked.get(name) not in (None, "null") for name in BUDGETS)
+        part = config.get(section)
+        if isinstance(part, str) and _is_file(part):
+            part = read_yaml(Path(part), name)
+        asked |= part if isinstance(part, dict) else {}
+    return asked
 
 
 def with_checkpoint_settings(args: list[str]) -> list[str]:

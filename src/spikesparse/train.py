@@ -19,6 +19,7 @@ from spikesparse.resume import Finished, write_identity
 from spikesparse.runs import (
     RunConfig,
     asks_for_budget,
+    asks_for_no_penalty,
     changes_settings,
     config_digest,
     experiments,
@@ -177,8 +178,8 @@ def compare(args: list[str]) -> None:
     if _asks_for_text(args):
         train(args)
         return
-    if flag_value(args, "--sparsity.end_value") in ("0", "0.0") and not asks_for_budget(args):
-        raise UserError("--sparsity.end_value=0: compare trains that twin itself; name the sparse network's lambda.")
+    if asks_for_no_penalty(args):
+        raise UserError("--sparsity.end_value is 0: compare trains that twin itself; name the sparse network's lambda.")
     twin = train(twin_args(args))
     sparse = train(args)
     if twin is not None and sparse is not None:
