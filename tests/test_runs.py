@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -413,6 +414,18 @@ def test_predict_on_a_folder_names_its_files(checkpoint, tmp_path):
 
 
 # Bad input: one line, exit status 2, no traceback
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "fit"])
+def test_help_ends_with_the_flags_that_most_runs_need(command, capsys):
+    """All that it names are there."""
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    every, _, most_used = capsys.readouterr().out.partition("What most runs need")
+    named = set(re.findall(r"--[\w.-]+", most_used)) - {"--fresh", "--allow-import", "--model.net.architecture"}
+    assert len(named) > 8
+    assert {flag for flag in named if f"{flag} " not in every and f"{flag}[" not in every} == set()
 
 
 BAD = {

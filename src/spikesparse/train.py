@@ -14,6 +14,7 @@ from spikesparse.callbacks import TrainingTime
 from spikesparse.cli import SpikeCLI
 from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
+from spikesparse.most_used import most_used_at_the_end
 from spikesparse.paths import CONFIGS
 from spikesparse.resume import Finished, write_identity
 from spikesparse.runs import (
@@ -109,7 +110,8 @@ def fit(args: list[str]) -> None:
 
 def _fitted(args: list[str], fresh: bool) -> SpikeCLI:
     """Train; note in the run folder that the training came to its end."""
-    cli = SpikeCLI(["fit", *args], fresh=fresh)
+    with most_used_at_the_end(args):
+        cli = SpikeCLI(["fit", *args], fresh=fresh)
     trainer: Any = cli.trainer
     if cli.run_folder is not None and trainer.is_global_zero and trainer.state.finished and not trainer.fast_dev_run:
         write_identity(cli.run_folder, cli.args, finished=True)

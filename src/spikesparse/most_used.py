@@ -1,0 +1,32 @@
+"""The few flags that most runs need, where eight hundred lines of help end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TEXT = """
+What most runs need; --print_config shows every setting and what it is.
+  --config FILE                    an experiment, such as configs/experiment/digits.yaml; later ones count more
+  --seed_everything N              of weights, order and augmentation
+  --trainer.max_epochs N
+  --data.source NAME               cifar10, cifar100, folder, npz or digits; --data.data_dir says where
+  --data.timesteps T               steps per image
+  --model.net.architecture NAME    vgg7, vgg9, vgg16, or channels and poolings: 16-16-P-32-P
+  --sparsity.end_value LAMBDA      weight of the penalty at the end of its ramp; 0 is the accuracy-only twin
+  --budget.target N                in place of a lambda: spikes per image, and the lambda is found
+  --budget.reduction 0.7 --budget.baseline BEST.ckpt           the same: 70 % less than a twin spends
+  --fresh                          begin anew where a run of the same command lies
+  --allow-import PREFIX            class paths may name your own modules below it; see docs/safety.md
+"""
+
+
+@contextmanager
+def most_used_at_the_end(args: list[str]) -> Iterator[None]:
+    """Print them behind the parser's help, if that is asked for."""
+    try:
+        yield
+    except SystemExit:
+        if any(arg in ("-h", "--help") for arg in args):
+            print(TEXT, flush=True)
+        raise
