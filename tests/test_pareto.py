@@ -421,6 +421,23 @@ def test_trials_that_failed_before_a_worker_began_do_not_make_it_give_up(untrain
     assert [trial.state for trial in study.trials[6:]] == [TrialState.COMPLETE] * 2
 
 
+def test_a_twin_that_failed_goes_on_when_the_search_is_started_again(untrained):
+    trained, during = untrained
+
+    def fail(count):
+        if count == 1:
+            raise TrialFailed("no space left on the disk.")
+
+    during.append(fail)
+    for trials in (2, 3):
+        plan = a_plan(trials=trials)
+        worker.work(open_study(plan, url(plan), 30, 120), plan, poll=0.1)
+    study = open_study(plan, url(plan), 30, 120)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert [bool(trial.user_attrs.get("twin")) for trial in study.trials] == [True, False, False, True]
+    assert trained[3] == trained[0]  # the same folder, the same flags
+
+
 def test_sorbaros_first_layer_is_what_a_walk_over_its_borders_counts():
     reached = sum(0 <= y + dy < 32 for y in range(32) for dy in (-1, 0, 1))
     assert reached**2 * 3 * 96 == SORBARO_FIRST_LAYER

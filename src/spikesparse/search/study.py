@@ -106,6 +106,7 @@ def open_study(plan: Plan, url: str, heartbeat: int, grace: int) -> Study:
             )
             if not study.user_attrs.get(_READY):
                 _queue_first_points(study, plan)
+            _queue_failed_twin(study)
     except (OptunaError, SQLAlchemyError, ImportError) as error:  # no url in the text: it may hold a password
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise UserError(f"--storage: cannot be used ({type(error).__name__}: {reason}); see docs/pareto.md.") from error
@@ -124,6 +125,13 @@ def _queue_first_points(study: Study, plan: Plan) -> None:
     for point in plan.space.first:
         study.enqueue_trial(point, skip_if_exists=True)
     study.set_user_attr(_READY, True)
+
+
+def _queue_failed_twin(study: Study) -> None:
+    """A failed trial is replaced by another point; the twin is one of a kind, and what made it fail may be mended."""
+    twins = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("twin")]
+    if twins and all(trial.state == TrialState.FAIL for trial in twins):
+        hand_back(study, twins[-1])
 
 
 def take_up_lost_trials(study: Study) -> None:
