@@ -33,6 +33,7 @@ class Line(NamedTuple):
 
 
 FULL, EXIT, VGG9, WIDE, STEPS, DIGITS = "#1f6feb", "#d1495b", "#1b1f24", "#3d8b5f", "#8250df", "#8a8f98"
+LONG = "#bf3989"
 QUIET = ("quiet_70", "quiet_85")
 BY_STEP = ("by_step_70", "by_step_73", "by_step_85", "by_step_90")
 STARTED = ("started_70", "started_73", "started_85")
@@ -42,6 +43,7 @@ LINES = (
     Line("vgg7, λ rising to 1", "vgg7_iso", "twin", ("linear_ramp",), "^", FULL, 2),
     Line("vgg7, λ = 1 throughout", "vgg7_iso", "twin", ("fixed_lambda",), "v", FULL, 2),
     Line("vgg7 from T=8, half charged, early exits", "vgg7_eight_steps", "twin", STARTED, "X", STEPS, 2),
+    Line("the same from T=16", "vgg7_sixteen_steps", "twin", (*STARTED, "started_90"), "X", LONG, 2),
     Line("VGG9, one network's early exits", "vgg9", "twin", ("early_70", "early_85", "early_90"), "P", VGG9, 2),
     Line("proxy, vgg7 from T=4", "width_proxy", "twin", ("quiet_70",), "s", WIDE),
     Line(
@@ -71,7 +73,7 @@ LINES = (
 
 def picture(results: Path = ROOT / "results") -> Figure:
     """Points lost against spikes saved, with 95 % intervals; hollow where fewer than five seeds decide nothing."""
-    figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(11, 5), dpi=150, layout="constrained")
     axes = figure.subplots()
     for line in LINES:
         found = {
@@ -87,7 +89,7 @@ def picture(results: Path = ROOT / "results") -> Figure:
     axes.grid(color="#e7e9ec")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left", fontsize=8)
+    figure.legend(frameon=False, loc="outside right upper", fontsize=8)
     axes.set_title("What fewer spikes cost (hollow: fewer than five seeds)", loc="left")
     return figure
 
