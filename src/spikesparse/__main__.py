@@ -167,8 +167,10 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
             _run_limited(command, args)
     except SIGTERMException:
         from spikesparse.interruption import Interruption
+        from spikesparse.runs import is_first_process
 
-        print(f"stopped by a signal; `spikesparse {args[0]}` with the same flags goes on from here", flush=True)
+        if is_first_process():
+            print(f"stopped by a signal; `spikesparse {args[0]}` with the same flags goes on from here", flush=True)
         return Interruption.status
     except MisconfigurationException as error:  # Lightning's word for settings that contradict each other
         raise UserError(" ".join(str(error).split())) from error

@@ -59,7 +59,7 @@ def train(args: list[str]) -> RunResult | None:
         The test result; None where there is none to tell (fast_dev_run, or a process other than the first).
     """
     fresh, args = _without_fresh(args)
-    if not _asks_for_text(args):
+    if is_first_process() and not _asks_for_text(args):
         _say_what_is_trained(args)
     try:
         cli = _fitted(args, fresh)
