@@ -43,7 +43,7 @@ class LinearWarmupCosineAnnealingLR(LRScheduler):
         if not 0 <= warmup_epochs < max_epochs:
             raise UserError(
                 f"--model.scheduler.warmup_epochs={warmup_epochs}: the warm-up must end before training does "
-                f"(--trainer.max_epochs={max_epochs})."
+                f"(--trainer.max_epochs={max_epochs}). For a short try, --model.scheduler.warmup_epochs=0."
             )
         self.warmup_epochs, self.max_epochs = warmup_epochs, max_epochs
         self.warmup_start_lr, self.eta_min = warmup_start_lr, eta_min
