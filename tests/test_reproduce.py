@@ -47,7 +47,8 @@ def test_every_command_of_the_plan_is_understood(cifar_like_npz):
 
 
 @pytest.mark.filterwarnings("ignore")  # LightningCLI's, of being called from Python
-def test_the_recipe_of_eight_steps_is_what_its_rows_were_made_with(capsys):
+@pytest.mark.parametrize("steps", ["eight", "sixteen"])
+def test_the_recipe_of_many_steps_is_what_its_rows_were_made_with(steps, capsys):
     from plan import read_plan
 
     from spikesparse.__main__ import main
@@ -57,9 +58,9 @@ def test_the_recipe_of_eight_steps_is_what_its_rows_were_made_with(capsys):
             main(["fit", *args, "--print_config"])
         return yaml.safe_load(capsys.readouterr().out)
 
-    run = next(run for run in read_plan()[1] if run.name == "vgg7_eight_steps/started/0")
+    run = next(run for run in read_plan()[1] if run.name == f"vgg7_{steps}_steps/started/0")
     words = [word.replace("configs/", f"{ROOT}/configs/") for word in run.arguments[1:]]
-    recipe = settings("--config", str(ROOT / "configs/experiment/cifar10_vgg7_eight_steps.yaml"))
+    recipe = settings("--config", str(ROOT / f"configs/experiment/cifar10_vgg7_{steps}_steps.yaml"))
     assert settings(*words) == {**recipe, "seed_everything": 0}
 
 
