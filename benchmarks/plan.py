@@ -92,8 +92,7 @@ def read_plan(path: Path = PLAN) -> tuple[dict[str, dict[str, Any]], list[Run]]:
                     config, flags = about["config"], _flat(flags)
                     if flags and not flags[0].startswith("-"):  # a recipe with a configuration of its own
                         config, flags = flags[0], flags[1:]
-                    flags = [*_flat(about.get("flags", [])), *flags]
-                    words = ("train", "--config", config, *flags, f"--seed_everything={seed}")
+                    words = ("train", "--config", config, *about.get("flags", []), *flags, f"--seed_everything={seed}")
                     run = Run(campaign, recipe, seed, words, cuda=cuda)
                 if missing := set(run.needs) - set(known):
                     raise ValueError(
@@ -105,7 +104,7 @@ def read_plan(path: Path = PLAN) -> tuple[dict[str, dict[str, Any]], list[Run]]:
 
 
 def _flat(flags: Any) -> list[str]:
-    """A campaign's or recipe's flags: those that several share are a list within it, to any depth, by YAML anchors."""
+    """A recipe's flags: those that several share are a list within it, to any depth, by YAML anchors."""
     return [flags] if isinstance(flags, str) else [flag for part in flags for flag in _flat(part)]
 
 

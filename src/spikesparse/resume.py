@@ -77,8 +77,6 @@ def settle_folder(folder: Path, config: Any, args: list[str], fresh: bool) -> li
         Finished: if the run is there, trained to its end.
         UserError: if another process trains there.
     """
-    if config.trainer.fast_dev_run:
-        return []
     if is_first_process():
         hold(folder)
     if config.get("ckpt_path"):
@@ -127,7 +125,7 @@ def begin_folder(folder: Path | None, config: Any, args: list[str], data: CIFAR1
     Raises:
         UserError: for data that cannot be trained on.
     """
-    if folder is None or config.trainer.fast_dev_run or config.get("ckpt_path") or not is_first_process():
+    if folder is None or config.get("ckpt_path") or not is_first_process():
         return
     data.check()
     if folder.exists():

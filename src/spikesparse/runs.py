@@ -132,9 +132,9 @@ def refuse_a_crowd(trainer: Any) -> None:
 
 
 def run_folder(config: Any, args: list[str]) -> Path | None:
-    """The folder of a run: its checkpoint's, or its own; None if the configuration has a logger of its own."""
+    """The folder of a run: its checkpoint's, or its own; None with a logger of the user's own, or none."""
     init = getattr(config.trainer.logger, "init_args", None)
-    if init is None or "save_dir" not in init or init.get("name") is not None:
+    if config.trainer.fast_dev_run or init is None or "save_dir" not in init or init.get("name") is not None:
         return None
     seed = config.get("seed_everything")
     own = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"

@@ -78,11 +78,12 @@ def plainly(error: argparse.ArgumentError) -> str:
         path = Path(absent[1])
         return f"{said}.{did_you_mean(str(path), map(str, path.parent.glob('*' + path.suffix)))}"
     keys = ".".join(dict.fromkeys(_KEY.findall(said)))
-    if (not_taken := _NOT_TAKEN.search(said)) and (class_path := not_taken[1] or _CLASS.findall(said)[-1:]):
-        of, name = class_path if isinstance(class_path, str) else class_path[0], not_taken[2]
+    of = next(reversed(_CLASS.findall(said)), "")
+    if not_taken := _NOT_TAKEN.search(said):
+        of, name = not_taken[1] or of, not_taken[2]
         return f"--{keys}: {of.rpartition('.')[2]} has no setting {name!r}.{did_you_mean(name, _settings_of(of))}"
-    if (lacking := _LACKING.search(said)) and (of := _CLASS.findall(said)):
-        return f"--{keys}: {of[-1].rpartition('.')[2]} needs {lacking[1]}."
+    if of and (lacking := _LACKING.search(said)):
+        return f"--{keys}: {of.rpartition('.')[2]} needs {lacking[1]}."
     if one := _ONE_TYPE.search(said):
         types, value = one.groups()
     elif (several := _TYPES.findall(said)) and (given := _VALUE.search(said)):

@@ -113,7 +113,7 @@ def _fitted(args: list[str], fresh: bool) -> SpikeCLI:
     with most_used_at_the_end(args):
         cli = SpikeCLI(["fit", *args], fresh=fresh)
     trainer: Any = cli.trainer
-    if cli.run_folder is not None and trainer.is_global_zero and trainer.state.finished and not trainer.fast_dev_run:
+    if cli.run_folder is not None and trainer.is_global_zero and trainer.state.finished:
         write_identity(cli.run_folder, cli.args, finished=True)
     return cli
 
