@@ -17,7 +17,9 @@ from spikesparse.data.loading import Batch
 from spikesparse.distillation import Distillation
 from spikesparse.early_exit import EarlyExit
 from spikesparse.errors import UserError
+from spikesparse.exits.curve import ExitCurve
 from spikesparse.load import load_run
+from spikesparse.metrics import EnergyConstants
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 T = 5
@@ -54,6 +56,32 @@ def test_step_logits_are_those_of_a_network_that_stops_there(kind, settings):
     for t in range(1, T + 1):
         alone = torch.cat([stopped_after(net, x, t, image).logits for image in range(30)])
         assert torch.allclose(output.step_logits[t - 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def odd_inputs():
+    """Spikes of which some images' later steps, and some images' first, are currents after all."""
+    x = inputs("spikes")
+    x[3:, :8] *= 0.7
+    x[0, 8:12] *= 0.7
+    return x
+
+
+@pytest.mark.parametrize("kind", ["constant", "spikes", "odd"])
+@pytest.mark.parametrize("pooling", ["max", "average", "spiking_average"])
+def test_bill_after_each_step_is_that_of_a_network_that_stops_there(kind, pooling):
+    net, x = network(pooling=pooling), odd_inputs() if kind == "odd" else inputs(kind)
+    with torch.no_grad():
+        whole, output = net(x).tally, net(x, record="steps")
+        alone = [net(x, timesteps=t) if kind == "constant" else net(x[:t]) for t in range(1, T + 1)]
+    assert len(output.tally.after) == T
+    for t, (bill, expected) in enumerate(zip(output.tally.after, (each.tally for each in alone), strict=True), 1):
+        assert bill.timesteps == t
+        for counts in ("spikes", "synops", "macs", "input_spikes", "pooling_spikes"):
+            assert torch.equal(getattr(bill, counts), getattr(expected, counts))
+            assert t < T or torch.equal(getattr(output.tally, counts), getattr(whole, counts))
+    some = output.tally.of(torch.tensor([2, 5]))
+    assert some.after == () == whole.after
+    assert torch.equal(some.macs, whole.macs[[2, 5]])
 
 
 def test_an_image_is_done_after_the_first_step_that_is_sure():
@@ -278,6 +306,31 @@ def test_curve_has_what_validation_says_at_each_confidence(measure, confidences,
     assert flags in capsys.readouterr().out
     assert main([*asked, "--target", "1"]) == 2
     assert "--target 1: one step spends" in capsys.readouterr().err
+
+
+def test_curve_of_a_network_that_keeps_no_record_is_the_same():
+    """Its steps are run one number of them after the other."""
+    net, seen = network(), []
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, timesteps=T):
+            seen.append(timesteps)
+            return self.net(x, timesteps=timesteps)
+
+    batch = Batch(inputs("constant"), torch.arange(30) % 4, torch.arange(30))
+    curves = [ExitCurve(each, T, EnergyConstants()) for each in (net, Plain())]
+    with torch.no_grad():
+        for curve in curves:
+            curve.validation_step(batch, 0)
+    assert seen == [1, 2, 3, 4, 5]
+    for confidence in (0.3, 0.45, 0.6, None):
+        one, other = (curve.row(EarlyExit(confidence)) for curve in curves)
+        assert one == other
+    assert 1 < curves[0].row(EarlyExit(0.45)).timesteps < T
 
 
 def test_curve_of_no_run_is_refused(capsys):

@@ -10,9 +10,9 @@ from oracle import Oracle, Watcher
 from spikesparse.errors import UserError
 from spikesparse.nn import LayerSizes, SpikeCounter, SpikingLayer, SpikingStack, SpikingVGG
 from spikesparse.nn.architecture import ARCHITECTURES
+from spikesparse.nn.counter import count_events
 from spikesparse.nn.layer import TimeSharedDropout
 from spikesparse.nn.pooling import POOLINGS
-from spikesparse.nn.tally import count_events
 from spikesparse.ops.surrogate import SURROGATES
 
 # ---- sizes --------------------------------------------------------------------------------------------------------
@@ -289,6 +289,22 @@ def test_gradient_of_a_count(shape, unit):
     (events * cost).sum().backward()
     sign = x.detach().sign() if unit is None else torch.ones_like(x)
     torch.testing.assert_close(x.grad, cost[None, :, None] * sign, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1.25, None])
+@pytest.mark.parametrize("shape", [(3, 2, 4), (3, 2, 4, 5, 6)])
+def test_counts_after_each_step_are_those_of_the_steps_so_far(shape, unit):
+    """Values and gradient, each step's count taken by itself."""
+    x = random_spikes(*shape)
+    values = x if unit is None else x * unit
+    cost = torch.rand(shape[:2] + shape[3:]).double()
+    events = count_events(values, unit, after_each=True)
+    assert events.shape == cost.shape
+    (got,) = torch.autograd.grad((events * cost).sum(), x, retain_graph=True)
+    apart = torch.stack([count_events(values[:t], unit) for t in range(1, len(x) + 1)])
+    assert torch.equal(events, apart)
+    (expected,) = torch.autograd.grad((apart * cost).sum(), x)
+    torch.testing.assert_close(got, expected, rtol=1e-14, atol=0)
 
 
 def counted_chain(pool, x):

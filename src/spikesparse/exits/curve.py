@@ -1,7 +1,8 @@
-"""What early exits would spend and get right, from one pass over the validation split for each number of steps."""
+"""What early exits would spend and get right, from one pass over the validation split."""
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from spikesparse.errors import UserError
 from spikesparse.exits.search import ExitSearch, chance_of_right
 from spikesparse.metrics import EnergyConstants, SpikeCounts
 from spikesparse.nn import SpikeTally, SpikingNetwork
+from spikesparse.nn.network import output_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ class Exits:
 
 
 class ExitCurve(LightningModule):
-    """Runs the validation split once for each number of steps, and sees where any early exit would have stopped.
+    """Runs the validation split, and sees where any early exit would have stopped.
+
+    The bill after each step comes with the run of all steps; from a network whose forward keeps no record of it, from a
+    run of its own for each number of steps.
 
     Args:
         net: trained.
@@ -58,6 +63,7 @@ class ExitCurve(LightningModule):
     def __init__(self, net: SpikingNetwork, timesteps: int, energy: EnergyConstants) -> None:
         super().__init__()
         self.net, self.timesteps, self.energy = net, timesteps, energy
+        self._records = "record" in inspect.signature(net.forward).parameters
         self._seen: list[tuple[Tensor, Tensor, list[SpikeTally]]] = []  # step logits, labels, tallies after each step
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -67,8 +73,13 @@ class ExitCurve(LightningModule):
             UserError: if the network cannot be stopped early.
         """
         x = batch.images.to(next(self.net.parameters()).dtype)
-        after = [stopped_after(self.net, x, t) for t in range(1, self.timesteps + 1)]
-        self._seen.append((torch.stack([each.logits for each in after]), batch.labels, [each.tally for each in after]))
+        output = output_of(self.net, x, record="steps") if self._records else None
+        if output is not None and output.step_logits is not None and output.tally.after:
+            step_logits, tallies = output.step_logits, list(output.tally.after)
+        else:
+            after = [stopped_after(self.net, x, t) for t in range(1, self.timesteps + 1)]
+            step_logits, tallies = torch.stack([each.logits for each in after]), [each.tally for each in after]
+        self._seen.append((step_logits, batch.labels, tallies))
 
     def row(self, exit: EarlyExit) -> Exits:
         """What comes of an early exit."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from spikesparse.nn.counter import Packed, SpikeCounter
 from spikesparse.nn.neurons import LIF
 from spikesparse.nn.norm import normalization_of, update_statistics, why_not_folded
 from spikesparse.nn.pooling import fold_time
-from spikesparse.nn.tally import Packed, SpikeCounter
 from spikesparse.ops.bits import pack_bits
 from spikesparse.ops.fire import Fired, fire
 from spikesparse.ops.recompute import convolve_and_fire

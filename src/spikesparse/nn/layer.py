@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikesparse.errors import UserError
+from spikesparse.nn.counter import SpikeCounter
 from spikesparse.nn.fanout import Incoming
 from spikesparse.nn.fast import fire_layer, into_weights, why_not_fused
 from spikesparse.nn.norm import normalize
 from spikesparse.nn.pooling import SpikingAvgPool2d, fold_time
-from spikesparse.nn.tally import SpikeCounter
 from spikesparse.ops.backends import say_once
 from spikesparse.own import path_of
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from spikesparse.errors import UserError, choose
 from spikesparse.nn.contract import Contract
+from spikesparse.nn.counter import SpikeCounter
 from spikesparse.nn.fanout import Incoming
 from spikesparse.nn.layer import SpikingLayer
 from spikesparse.nn.pooling import SpikingAvgPool2d
-from spikesparse.nn.tally import LayerSizes, SpikeCounter, SpikingOutput
+from spikesparse.nn.tally import LayerSizes, SpikingOutput
 from spikesparse.own import path_of
 
 READOUTS = ("mean", "leaky")
@@ -32,7 +33,8 @@ class SpikingNetwork(Contract):
         Args:
             x: the input.
             record: "neurons" asks for spikes per neuron and operations over nonzero weights, "spikes" for the spikes
-                themselves as well (``tally.record``). Evaluation asks for it, training never does.
+                themselves as well (``tally.record``), "steps" for the bill after each step (``tally.after``).
+                Evaluation asks for it, training never does.
             timesteps: T of a constant current, in place of the network's own. Early exit asks for it.
         """
         raise NotImplementedError
