@@ -481,6 +481,25 @@ def test_bad_value_ends_with_one_clear_line(flag, tiny_args, capsys):
         assert word in line[0]
 
 
+@pytest.mark.parametrize(
+    ("flags", "lines"),
+    [
+        (["--budget.by=synops"], ["--budget.by, without --budget.target or --budget.reduction or"]),
+        (["--budget.by=synops", "--budget.target=90"], []),
+        (["--budget.by=synops", "--budget.target=null"], []),  # as a twin's command line has it
+        (["--model.distillation.weight", "0.9"], ["--model.distillation.weight, without --model.distillation.teacher"]),
+        (["--model.early_exit.measure=margin"], ["--model.early_exit.measure, without --model.early_exit.confidence"]),
+        (["--config", "exits.yaml", "--model.early_exit.measure=margin"], []),
+    ],
+)
+def test_a_flag_that_nothing_reads_is_named(flags, lines, tiny_args, capsys):
+    Path("exits.yaml").write_text("model: {early_exit: {confidence: 0.9}}")
+    fit([*tiny_args, "--trainer.fast_dev_run=true", *flags])
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not read: ")]
+    assert len(said) == len(lines)
+    assert all(line.removeprefix("not read: ").startswith(start) for line, start in zip(said, lines, strict=True))
+
+
 def test_truncated_checkpoint_is_refused(checkpoint, capsys):
     whole = Path(checkpoint).read_bytes()
     Path("half.ckpt").write_bytes(whole[: len(whole) // 2])

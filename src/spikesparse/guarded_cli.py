@@ -15,10 +15,11 @@ from spikesparse.imports import check_settings, limited_imports, split_allowed
 from spikesparse.load import refuse_linked
 from spikesparse.module import SpikingClassifier
 from spikesparse.paths import CONFIGS
-from spikesparse.runs import RunConfig, named_settings, with_checkpoint_settings
+from spikesparse.runs import RunConfig, is_first_process, named_settings, with_checkpoint_settings
 from spikesparse.saving import WholeFileIO
 from spikesparse.settings_errors import Refused, SettingsErrors
 from spikesparse.trainer_flags import read_counts_as_counts
+from spikesparse.unread import unread_flags
 from spikesparse.yaml_files import checked_parser
 
 
@@ -70,6 +71,9 @@ class GuardedCLI(LightningCLI):
         except argparse.ArgumentError as error:
             parsers = self._subcommand_parsers.values()
             raise Refused(error, (flag for each in parsers for flag in each._option_string_actions)) from error
+        if self.config.subcommand == "fit" and is_first_process():
+            for line in unread_flags(self.args, self.config.fit):
+                print(line, flush=True)
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, which sets a checkpoint's settings above the user's flags."""
