@@ -205,6 +205,21 @@ def test_a_study_about_something_else_is_not_joined():
         open_study(a_plan(objective="spikes"), url(plan), 30, 120)
 
 
+def test_a_study_from_other_weights_is_not_joined():
+    """The same flags, which name a checkpoint that was trained again."""
+    weights = Path("twin.ckpt")
+    weights.write_bytes(b"one")
+    plan = dataclasses.replace(a_plan(), args=[f"--model.init_from={weights}"])
+    study = open_study(plan, url(plan), 30, 120)
+    assert len(open_study(plan, url(plan), 30, 120).trials) == 2
+    weights.write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"--study=s: .* \(files differ\)"):
+        open_study(plan, url(plan), 30, 120)
+    told = study.user_attrs["identity"]
+    study.set_user_attr("identity", {what: told[what] for what in told if what != "files"})
+    assert len(open_study(plan, url(plan), 30, 120).trials) == 2  # of an earlier version, which did not tell
+
+
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # asked by hand here
 def test_draws_are_a_function_of_seed_and_trial_number():
     drawn = []
