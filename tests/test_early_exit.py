@@ -308,6 +308,33 @@ def test_curve_has_what_validation_says_at_each_confidence(measure, confidences,
     assert "--target 1: one step spends" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("by", ["spikes", "synops"])
+def test_what_is_to_be_spent_may_be_a_share_of_what_another_run_spends(by, tiny_args, capsys):
+    """The twin's own count, halved by hand; both targets are sought."""
+    twin = fit([*tiny_args, "--data.encoder=direct", "--sparsity.end_value=0"])
+    fit([*tiny_args, "--data.encoder=direct"])
+    baseline = twin.run_folder / "checkpoints/best.ckpt"
+    folder = next(each for each in Path("runs").glob("*/seed0") if each != twin.run_folder)
+    spends = torch.load(baseline, weights_only=True)["measured"][f"efficiency/{by}_per_image/val"]
+    shares = ["--reduction", "0.5", "0.3", "--baseline", str(baseline)]
+    assert main(["exits", str(folder), "--by", by, *shares]) == 0
+    with (folder / "exits_val.csv").open() as file:
+        by_share = [row for row in csv.DictReader(file) if "," in row["confidence"]]
+    assert main(["exits", str(folder), "--by", by, "--target", str(0.5 * spends), str(0.7 * spends)]) == 0
+    with (folder / "exits_val.csv").open() as file:
+        by_target = [row for row in csv.DictReader(file) if "," in row["confidence"]]
+    assert by_share == by_target
+    assert float(by_share[0][by]) <= 0.5 * spends
+    capsys.readouterr()
+    for wrong, words in (
+        (["--reduction", "0.5"], "--reduction and --baseline, a checkpoint, go together"),
+        (["--reduction", "70", "--baseline", str(baseline)], "--reduction=70.0: a fraction"),
+        (["--reduction", "0.7", "--baseline", "gone.ckpt"], "--baseline=gone.ckpt: there is no such file"),
+    ):
+        assert main(["exits", str(folder), *wrong]) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_curve_of_a_network_that_keeps_no_record_is_the_same():
     """Its steps are run one number of them after the other."""
     net, seen = network(), []

@@ -19,12 +19,13 @@ from spikesparse.imports import split_allowed
 from spikesparse.load import load_run
 from spikesparse.runs import trained_precision
 from spikesparse.settings_errors import SettingsErrors
+from spikesparse.sparsity.asked import check_fraction, told_by
+from spikesparse.sparsity.budget import COUNTED
 from spikesparse.summary import console
 from spikesparse.whole_files import replace_file
 
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 CSV, PNG = "exits_val.csv", "exits_val.png"
-SPENT = ("spikes", "synops")
 
 
 def main(args: list[str]) -> None:
@@ -49,15 +50,23 @@ def main(args: list[str]) -> None:
         help="what confidence is: the probability of the likeliest class, or its margin over the second's "
         "(default: %(default)s)",
     )
-    parser.add_argument("--by", choices=SPENT, default="spikes", help="what is to be saved (default: %(default)s)")
+    parser.add_argument("--by", choices=COUNTED, default="spikes", help="what is to be saved (default: %(default)s)")
     parser.add_argument(
         "--target",
         type=float,
         nargs="+",
         help="seek confidences that spend at most so many spikes (or SynOps) per image (default: what --confidence do)",
     )
+    parser.add_argument(
+        "--reduction",
+        type=float,
+        nargs="+",
+        help="the same, as what is to be cut of what --baseline spends, a fraction: 0.7 leaves 30 %%",
+    )
+    parser.add_argument("--baseline", metavar="CHECKPOINT", help="of the network to be compared with, such as its twin")
     rest, allowed = split_allowed(args)
     asked = parser.parse_args(rest)
+    asked.target = (asked.target or []) + _reduced(asked.reduction or [], asked.baseline, asked.by)
     if not chosen_checkpoint(asked.run).is_file():
         raise UserError(
             f"exits {asked.run}: no run folder with a checkpoint; RUN is a trained run, such as runs/digits/seed0."
@@ -83,6 +92,16 @@ def main(args: list[str]) -> None:
     print(f"files         {asked.run}/{CSV} and {PNG}")
     flags = f"--model.early_exit.confidence={sought[-1].flag} --model.early_exit.measure={asked.measure}"
     print(f"test it       spikesparse test --ckpt_path={chosen_checkpoint(asked.run)} {flags}")
+
+
+def _reduced(reductions: list[float], baseline: str | None, by: str) -> list[float]:
+    """What reductions of a baseline's own count leave, per image of the validation split."""
+    if bool(reductions) != bool(baseline):
+        raise UserError("exits: --reduction and --baseline, a checkpoint, go together; --target needs neither.")
+    for reduction in reductions:
+        check_fraction("--reduction", reduction)
+    whole = told_by(baseline, f"{COUNTED[by][0]}/val", "--baseline") if baseline else 0.0
+    return [(1.0 - reduction) * whole for reduction in reductions]
 
 
 def write(rows: list[Exits], path: Path) -> None:

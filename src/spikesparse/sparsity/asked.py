@@ -19,8 +19,8 @@ def check_budget(
     if target is not None and not 0.0 < target < math.inf:
         raise UserError(f"--budget.target={target}: spikes or SynOps per image, above 0.")
     for name, value in (("reduction", reduction), ("max_accuracy_drop", drop)):
-        if value is not None and not 0.0 <= value < 1.0:
-            raise UserError(f"--budget.{name}={value}: a fraction, from 0 to below 1; 0.01 is one percent.")
+        if value is not None:
+            check_fraction(f"--budget.{name}", value)
     if drop is not None and baseline is None:
         raise UserError(
             f"--budget.max_accuracy_drop={drop:g}: against what? Name --budget.baseline=<accuracy as a fraction, or a "
@@ -37,6 +37,16 @@ def check_budget(
         raise UserError(f"--budget.baseline={baseline}: an accuracy is a fraction: 0.84, not 84.")
 
 
+def check_fraction(flag: str, value: float) -> None:
+    """Refuse what is no share to be cut.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if not 0.0 <= value < 1.0:
+        raise UserError(f"{flag}={value}: a fraction, from 0 to below 1; 0.01 is one percent.")
+
+
 def measured_of(pl_module: LightningModule, tag: str) -> float:
     """What validation measured last, over all processes.
 
@@ -49,7 +59,7 @@ def measured_of(pl_module: LightningModule, tag: str) -> float:
     return float(values[tag])
 
 
-def told_by(path: str, tag: str) -> float:
+def told_by(path: str, tag: str, flag: str = "--budget.baseline") -> float:
     """What a checkpoint tells of its own validation.
 
     Raises:
@@ -57,10 +67,10 @@ def told_by(path: str, tag: str) -> float:
     """
     from spikesparse.checkpoints import read_checkpoint  # not above: it imports this package
 
-    value = (read_checkpoint(path, "--budget.baseline").get("measured") or {}).get(tag)
+    value = (read_checkpoint(path, flag).get("measured") or {}).get(tag)
     if not isinstance(value, float):
         raise UserError(
-            f"--budget.baseline={path}: the checkpoint does not tell its {tag}, it is of an earlier version. Name the "
+            f"{flag}={path}: the checkpoint does not tell its {tag}, it is of an earlier version. Name the "
             "value itself: `spikesparse validate --ckpt_path` measures it."
         )
     return value
