@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from spikesparse.errors import UserError, choose
 from spikesparse.nn import SpikingOutput
-from spikesparse.nn.network import output_of
+from spikesparse.nn.network import output_of, takes
 from spikesparse.own import path_of
 
 _FLAG = "--model.early_exit.confidence"
@@ -124,6 +123,6 @@ def stopped_after(net: Any, x: Tensor, timesteps: int, **record: Any) -> Spiking
     """
     if x.dim() == 5:
         return output_of(net, x[:timesteps], **record)
-    if "timesteps" not in inspect.signature(net.forward).parameters:
+    if not takes(net, "timesteps"):
         raise UserError(f"early exit: the forward of {path_of(net)} takes no `timesteps`; see {_PAGE}.")
     return output_of(net, x, timesteps=timesteps, **record)

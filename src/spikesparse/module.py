@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,7 @@ from spikesparse.interruption import Interruption
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import SpikingNetwork, SpikingOutput
-from spikesparse.nn.network import output_of
+from spikesparse.nn.network import output_of, takes
 from spikesparse.own import path_of
 from spikesparse.process_state import ProcessState
 from spikesparse.settings_errors import SettingsErrors
@@ -111,7 +110,7 @@ class SpikingClassifier(LightningModule):
         self.measured: dict[str, float] = {}  # the newest logged values in full precision, for the tables
         self.bills: dict[str, SpikeBill] = {}  # the newest of each split
         self.split_metrics = nn.ModuleDict({f"{split}_": SplitMetrics(energy) for split in ("train", "val", "test")})
-        self._records = "record" in inspect.signature(net.forward).parameters
+        self._records = takes(net, "record")
         if init_from:
             weights = read_checkpoint(init_from, "--model.init_from")["state_dict"]
             check_state_dict(weights, self.state_dict(), f"--model.init_from={init_from}")

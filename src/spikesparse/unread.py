@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from spikesparse.runs import flag_value
-from spikesparse.settings import BUDGETS
 
 #: Flags, and those of which one must have a value that turns their reader on.
 _READ_WITH = (
-    (("budget.by", "budget.initial", "budget.tolerance"), tuple(f"budget.{name}" for name in BUDGETS)),
+    (
+        ("budget.by", "budget.initial", "budget.tolerance"),
+        ("budget.target", "budget.reduction", "budget.max_accuracy_drop"),
+    ),
     (("model.distillation.weight", "model.distillation.temperature"), ("model.distillation.teacher",)),
     (("model.early_exit.measure",), ("model.early_exit.confidence",)),
 )

@@ -100,7 +100,9 @@ def _reduced(reductions: list[float], baseline: str | None, by: str) -> list[flo
         raise UserError("exits: --reduction and --baseline, a checkpoint, go together; --target needs neither.")
     for reduction in reductions:
         check_fraction("--reduction", reduction)
-    whole = told_by(baseline, f"{COUNTED[by][0]}/val", "--baseline") if baseline else 0.0
+    if not baseline:
+        return []
+    whole = told_by(baseline, f"{COUNTED[by][0]}/val", "--baseline")
     return [(1.0 - reduction) * whole for reduction in reductions]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from spikesparse.errors import UserError
 from spikesparse.exits.search import ExitSearch, chance_of_right
 from spikesparse.metrics import EnergyConstants, SpikeCounts
 from spikesparse.nn import SpikeTally, SpikingNetwork
-from spikesparse.nn.network import output_of
+from spikesparse.nn.network import output_of, takes
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,6 @@ class ExitCurve(LightningModule):
     def __init__(self, net: SpikingNetwork, timesteps: int, energy: EnergyConstants) -> None:
         super().__init__()
         self.net, self.timesteps, self.energy = net, timesteps, energy
-        self._records = "record" in inspect.signature(net.forward).parameters
         self._seen: list[tuple[Tensor, Tensor, list[SpikeTally]]] = []  # step logits, labels, tallies after each step
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -73,7 +71,7 @@ class ExitCurve(LightningModule):
             UserError: if the network cannot be stopped early.
         """
         x = batch.images.to(next(self.net.parameters()).dtype)
-        output = output_of(self.net, x, record="steps") if self._records else None
+        output = output_of(self.net, x, record="steps") if takes(self.net, "record") else None
         if output is not None and output.step_logits is not None and output.tally.after:
             step_logits, tallies = output.step_logits, list(output.tally.after)
         else:

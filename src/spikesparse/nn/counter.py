@@ -108,13 +108,13 @@ class SpikeCounter:
         else:
             # Decided per sample and on the device: values in {-1, 0, 1} are spikes, anything else is a current.
             spiking = ((x == 0) | (x.abs() == 1)).flatten(2).all(2)
+            steps: Tensor | int = timesteps
             if self._after_each:  # by the steps so far
                 self._spiking = spiking.to(torch.float64).cumprod(0)
                 steps = torch.arange(1, timesteps + 1, device=x.device)[:, None]
-                self._macs = (1.0 - self._spiking) * (self._first * steps)
             else:
                 self._spiking = spiking.all(0).to(torch.float64)
-                self._macs = (1.0 - self._spiking) * (self._first * timesteps)
+            self._macs = (1.0 - self._spiking) * (self._first * steps)
             self._entering, self._events = x, count_events(x, after_each=self._after_each)
             self._input_spikes = self._total(self._events) * self._spiking
         self._unit: float | None = None
@@ -161,7 +161,7 @@ class SpikeCounter:
             events: float64 (B, H, W) or (B,): spikes in ``x`` over time and channels; differentiable.
             bits: ``x`` as :class:`Packed` has it, or None.
         """
-        self._spikes.append(fired.flatten(1).sum(1) if fired.dim() > 1 else fired)
+        self._spikes.append(self._total(fired))
         self.changed(x, unit)
         self._events, self._bits = events, bits
 

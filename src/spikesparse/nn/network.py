@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,11 @@ class SpikingNetwork(Contract):
             timesteps: T of a constant current, in place of the network's own. Early exit asks for it.
         """
         raise NotImplementedError
+
+
+def takes(net: nn.Module, argument: str) -> bool:
+    """Whether a network's forward has an argument of that name: ``record`` and ``timesteps`` may be left out."""
+    return argument in inspect.signature(net.forward).parameters
 
 
 def output_of(net: Callable[..., Any], *args: Any, **kwargs: Any) -> SpikingOutput:
