@@ -305,7 +305,7 @@ def test_curve_has_what_validation_says_at_each_confidence(measure, confidences,
     flags = f"--model.early_exit.confidence={found['confidence']} --model.early_exit.measure={measure}"
     assert flags in capsys.readouterr().out
     assert main([*asked, "--target", "1"]) == 2
-    assert "--target 1: one step spends" in capsys.readouterr().err
+    assert "1 spikes per image were asked for; one step spends" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("by", ["spikes", "synops"])
@@ -329,6 +329,7 @@ def test_what_is_to_be_spent_may_be_a_share_of_what_another_run_spends(by, tiny_
     for wrong, words in (
         (["--reduction", "0.5"], "--reduction and --baseline, a checkpoint, go together"),
         (["--reduction", "70", "--baseline", str(baseline)], "--reduction=70.0: a fraction"),
+        (["--reduction", "0.99999", "--by", by, "--baseline", str(baseline)], "were asked for; one step spends"),
         (["--reduction", "0.7", "--baseline", "gone.ckpt"], "--baseline=gone.ckpt: there is no such file"),
     ):
         assert main(["exits", str(folder), *wrong]) == 2

@@ -117,7 +117,8 @@ class ExitCurve(LightningModule):
         for target in targets:
             choice = search.within(target)
             if choice is None:
-                raise UserError(f"--target {target:g}: one step spends {spent[0].mean():,.0f} {by} per image already.")
+                least = f"one step spends {spent[0].mean():,.0f} already"
+                raise UserError(f"exits: {target:,.0f} {by} per image were asked for; {least}.")
             if (exit := EarlyExit(choice.confidence, measure)) not in found:
                 found.append(exit)
         return found
