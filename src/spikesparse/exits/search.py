@@ -62,8 +62,9 @@ class ExitSearch:
     For a price mu the confidences are sought that make ``right - mu * spent`` the largest: one step's at a time, by
     trying all, given those of the others, until none changes. Falling prices, from where all stop at once, and rising
     ones, from where none stops early, give a front: from the first side a step that only pays where later ones go on
-    is not found. The best of it that a budget allows is made better within the budget: there two steps that follow
-    each other are tried together, since what one of them is to spend more the other has to save.
+    is not found. Of a front there is nothing between two of its points, so two are made better within a budget: the
+    best that it allows, and the next better one, brought down to it where that costs least. There two steps that
+    follow each other are tried together, since what one of them is to spend more the other has to save.
 
     Args:
         confidence: (T - 1, N), of each image after each step but the last.
@@ -93,12 +94,47 @@ class ExitSearch:
         allowed = [(right, -spent, needed) for needed, right, spent in self._front if spent <= most]
         if not allowed:
             return None
-        needed, before, judge = max(allowed)[2], None, _Allowed(most)
+        best, _, needed = max(allowed)
+        starts = [needed]
+        if better := [(spent, needed) for needed, right, spent in self._front if spent > most and right > best]:
+            starts += self._brought_down(min(better)[1], most)
+        polished = [self._polished(needed, most) for needed in starts]
+        found = [Choice([THRESHOLDS[k] for k in needed], *self._outcome(needed)) for needed in polished]
+        return max(found, key=lambda choice: (choice.right, -choice.spent))
+
+    def _brought_down(self, needed: list[int], most: float) -> list[list[int]]:
+        """Move one threshold after another to where an answer lost saves the most, until what is spent is allowed.
+
+        A move may save far more than it has to: so of all that would have ended it on the way, the one that leaves the
+        most right does. There is none where no threshold that is moved alone saves anything.
+        """
+        ends = []
+        right, spent = self._outcome(needed)
+        while spent > most:
+            moves = []
+            for step in range(len(needed)):
+                rights, spents = self._outcomes(needed, step)
+                saved = spent - spents
+                price = torch.where(saved > 1e-12 * spent, (right - rights) / saved, torch.inf)
+                moves.append((float(price.min()), step, int(price.argmin())))
+                kept = _Allowed(most)(rights, spents)
+                ends.append((float(kept.max()), [*needed[:step], int(kept.argmax()), *needed[step + 1 :]]))
+            lowest, step, k = min(moves)
+            if lowest == torch.inf:
+                break
+            needed = [*needed[:step], k, *needed[step + 1 :]]
+            right, spent = self._outcome(needed)
+        return [max(ends)[1]] if ends and max(ends)[0] > -torch.inf else []
+
+    def _polished(self, needed: list[int], most: float) -> list[int]:
+        """Move thresholds within what may be spent, one and two at a time, until none moves."""
+        before: list[int] = []
+        judge = _Allowed(most)
         while needed != before:
             before = needed = self._settled(needed, judge)
             for step in range(len(needed) - 1):
                 needed = self._best_pair(needed, step, judge)
-        return Choice([THRESHOLDS[k] for k in needed], *self._outcome(needed))
+        return needed
 
     def _settled(self, needed: list[int], judge: _Judge) -> list[int]:
         """Move one step's threshold at a time to where the judge finds it best, until none moves."""
