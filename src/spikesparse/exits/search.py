@@ -97,18 +97,18 @@ class ExitSearch:
         best, _, needed = max(allowed)
         starts = [needed]
         if better := [(spent, needed) for needed, right, spent in self._front if spent > most and right > best]:
-            starts += self._brought_down(min(better)[1], most)
+            starts.append(self._brought_down(min(better)[1], most) or needed)
         polished = [self._polished(needed, most) for needed in starts]
         found = [Choice([THRESHOLDS[k] for k in needed], *self._outcome(needed)) for needed in polished]
         return max(found, key=lambda choice: (choice.right, -choice.spent))
 
-    def _brought_down(self, needed: list[int], most: float) -> list[list[int]]:
+    def _brought_down(self, needed: list[int], most: float) -> list[int] | None:
         """Move one threshold after another to where an answer lost saves the most, until what is spent is allowed.
 
         A move may save far more than it has to: so of all that would have ended it on the way, the one that leaves the
-        most right does. There is none where no threshold that is moved alone saves anything.
+        most right does. None where no threshold that is moved alone saves anything.
         """
-        ends = []
+        found, judge, kept = None, _Allowed(most), -torch.inf
         right, spent = self._outcome(needed)
         while spent > most:
             moves = []
@@ -117,14 +117,15 @@ class ExitSearch:
                 saved = spent - spents
                 price = torch.where(saved > 1e-12 * spent, (right - rights) / saved, torch.inf)
                 moves.append((float(price.min()), step, int(price.argmin())))
-                kept = _Allowed(most)(rights, spents)
-                ends.append((float(kept.max()), [*needed[:step], int(kept.argmax()), *needed[step + 1 :]]))
+                worth = judge(rights, spents)
+                if worth.max() > kept:
+                    kept, found = float(worth.max()), [*needed[:step], int(worth.argmax()), *needed[step + 1 :]]
             lowest, step, k = min(moves)
             if lowest == torch.inf:
                 break
             needed = [*needed[:step], k, *needed[step + 1 :]]
             right, spent = self._outcome(needed)
-        return [max(ends)[1]] if ends and max(ends)[0] > -torch.inf else []
+        return found
 
     def _polished(self, needed: list[int], most: float) -> list[int]:
         """Move thresholds within what may be spent, one and two at a time, until none moves."""
