@@ -1,4 +1,4 @@
-"""The code of the documentation's pages runs."""
+"""The code of the documentation's pages runs, and their links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 
 
 # The pages on parts of one's own are files and commands: tests/test_own_parts.py runs these.
@@ -26,8 +27,20 @@ def test_python_of_a_page_runs(page, capsys):
     assert capsys.readouterr().out
 
 
-def test_counting_page_is_one_screen_and_its_links_lead_somewhere():
-    text = (DOCS / "counting.md").read_text()
-    assert len(text.splitlines()) <= 60
-    for link in re.findall(r"\]\((\.\./[^)]+)\)", text):
-        assert (DOCS / link).resolve().is_file(), link
+def heading_ids(page):
+    """What GitHub and the site make of a page's headings, for links to lead to."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *DOCS.rglob("*.md")], ids=lambda page: page.stem)
+def test_links_of_a_page_lead_to_a_file_and_a_heading_in_it(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for target, _, heading in (link.partition("#") for link in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", text)):
+        file = page.parent / target if target else page
+        assert file.is_file(), f"{target}: a folder or nothing"  # the site takes no folder for a page
+        assert not heading or heading in heading_ids(file), f"{target}#{heading}"
+
+
+def test_counting_page_is_one_screen():
+    assert len((DOCS / "counting.md").read_text().splitlines()) <= 60
