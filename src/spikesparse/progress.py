@@ -12,18 +12,22 @@ class EpochLines(Callback):
 
     def __init__(self) -> None:
         self._started = 0.0
-        self._first_epoch = 0
+        self._epochs_before = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._started, self._first_epoch = time.monotonic(), trainer.current_epoch
+        """Start the clock, in the middle of an epoch perhaps."""
+        self._started, self._epochs_before = time.monotonic(), float(trainer.current_epoch)
+        if trainer.fit_loop.restarted_mid_epoch:
+            batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            self._epochs_before += batches / trainer.num_training_batches
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line."""
         if not trainer.is_global_zero:
             return
         values = trainer.callback_metrics
-        parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
+        epochs, last = trainer.current_epoch + 1, trainer.max_epochs or -1
+        parts = [f"epoch {epochs}/{last}" if last > 0 else f"epoch {epochs}"]
         for tag, text in (
             ("loss/task/val", "val loss {:.3f}"),
             ("accuracy/val", "val accuracy {:.2%}"),
@@ -33,8 +37,7 @@ class EpochLines(Callback):
             if tag in values:
                 parts.append(text.format(float(values[tag])))
         parts.append(f"lambda {getattr(pl_module, 'sparsity_weight', 0.0):.3g}")
-        done = trainer.current_epoch + 1 - self._first_epoch
-        if trainer.max_epochs and trainer.max_epochs > 0:
-            left = (time.monotonic() - self._started) / done * (trainer.max_epochs - trainer.current_epoch - 1)
+        if last > 0:
+            left = (time.monotonic() - self._started) / (epochs - self._epochs_before) * (last - epochs)
             parts.append(f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left")
         print("  ".join(parts), flush=True)
