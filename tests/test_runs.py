@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -426,6 +427,15 @@ def test_help_ends_with_the_flags_that_most_runs_need(command, capsys):
     named = set(re.findall(r"--[\w.-]+", most_used)) - {"--fresh", "--allow-import", "--model.net.architecture"}
     assert len(named) > 8
     assert {flag for flag in named if f"{flag} " not in every and f"{flag}[" not in every} == set()
+
+
+def test_help_that_nothing_reads_any_more_leaves_no_traceback():
+    """As after `head`, or a pager that is left."""
+    command = [sys.executable, "-m", "spikesparse", "train", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        run.stdout.close()  # long before it has a line to write
+        assert run.stderr.read() == ""
+    assert run.returncode == 128 + signal.SIGPIPE
 
 
 BAD = {

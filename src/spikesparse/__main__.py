@@ -31,6 +31,7 @@ from spikesparse.run_lock import let_go
 
 _LONGEST = 4000  # characters of an error
 _INTERRUPTED = 128 + signal.SIGINT  # status
+_UNREAD = 128 + 13  # SIGPIPE's, where there is one: `| head` has read enough
 _GO_ON = ("train", "compare", "fit", "pareto")  # where they stopped
 
 
@@ -93,8 +94,8 @@ def main(args: list[str] | None = None) -> int:
     """Dispatch a subcommand.
 
     Returns:
-        0 if it went well, 2 for what the user can mend, 130 after Ctrl-C, 143 if another signal stopped training, 1 if
-        another process is gone.
+        0 if it went well, 2 for what the user can mend, 130 after Ctrl-C, 141 if nothing reads the output any more, 143
+        if another signal stopped training, 1 if another process is gone.
     """
     from spikesparse import __version__
 
@@ -119,6 +120,8 @@ def main(args: list[str] | None = None) -> int:
     except UserError as error:
         return _refuse(str(error))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _output_is_unread():
+            return _UNREAD
         if error.errno not in _OF_THE_PLACE:
             raise
         where = f"{error.filename}: " if error.filename else ""
@@ -147,6 +150,16 @@ _OF_THE_PLACE = {
     errno.EROFS: "Nothing can be written there: work in another folder, or set --trainer.logger.init_args.save_dir.",
     errno.EACCES: "Nothing can be written there: work in another folder, or set --trainer.logger.init_args.save_dir.",
 }
+
+
+def _output_is_unread() -> bool:
+    """Whether what reads standard output has closed it, as `head` and `less` do; what is left goes nowhere then."""
+    try:
+        os.write(1, b"\n")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return True
+    return False
 
 
 def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -> int:
