@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spikesparse import __main__
 from spikesparse.peers import lost_peer
 
 PERISH = '''
@@ -167,3 +168,14 @@ def test_processes_whose_launcher_was_killed_end(launch):
 @pytest.mark.parametrize("text", ["CUDA out of memory", "mat1 and mat2 shapes cannot be multiplied", "gloo: bad enum"])
 def test_other_errors_are_left_alone(text):
     assert lost_peer(RuntimeError(text)) is None
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "stopped; the same command goes on"), ("1", "")])
+def test_of_several_processes_that_ctrl_c_reaches_one_says_so(monkeypatch, capsys, rank, said):
+    def command(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(__main__, "_command", lambda name: command)
+    assert __main__.main(["train"]) == 130
+    assert capsys.readouterr().out[: len("stopped; the same command goes on")] == said

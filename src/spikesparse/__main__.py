@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from spikesparse.errors import UserError
-from spikesparse.peers import lost_peer, watch_parent
+from spikesparse.peers import is_first_process, lost_peer, watch_parent
 from spikesparse.quiet import quiet
 from spikesparse.run_lock import let_go
 
@@ -135,7 +135,8 @@ def main(args: list[str] | None = None) -> int:
         if not isinstance(leaving, KeyboardInterrupt) and not lightnings:
             raise
         goes_on = "; the same command goes on from the newest checkpoint, if there is one" if args[0] in _GO_ON else ""
-        print(f"stopped{goes_on}", flush=True)
+        if is_first_process():  # Ctrl-C reaches all of them
+            print(f"stopped{goes_on}", flush=True)
         return _INTERRUPTED
     finally:
         let_go()
@@ -180,7 +181,6 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
             _run_limited(command, args)
     except SIGTERMException:
         from spikesparse.interruption import Interruption
-        from spikesparse.runs import is_first_process
 
         if is_first_process():
             print(f"stopped by a signal; `spikesparse {args[0]}` with the same flags goes on from here", flush=True)

@@ -15,7 +15,8 @@ from spikesparse.imports import check_settings, limited_imports, split_allowed
 from spikesparse.load import refuse_linked
 from spikesparse.module import SpikingClassifier
 from spikesparse.paths import CONFIGS
-from spikesparse.runs import RunConfig, is_first_process, named_settings, with_checkpoint_settings
+from spikesparse.peers import is_first_process
+from spikesparse.runs import RunConfig, named_settings, with_checkpoint_settings
 from spikesparse.saving import WholeFileIO
 from spikesparse.settings_errors import Refused, SettingsErrors
 from spikesparse.trainer_flags import read_counts_as_counts

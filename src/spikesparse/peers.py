@@ -1,4 +1,4 @@
-"""When one of several processes ends before its time, the others end too, and say why.
+"""The processes of a run: which is the first, and what ends them all when one ends before its time.
 
 Three things bring that about. A process that waits for another in gloo gets an error as soon as that one is gone:
 :func:`lost_peer` makes a sentence of it. Lightning's launcher, in the first process, looks at the processes that it
@@ -19,6 +19,11 @@ _GRACE = 10.0  # seconds; a run that is over may end in any order
 _LOST = re.compile(
     r"(?:gloo.*?|nccl.*?)((?:closed|reset) by peer|timed out|broken pipe|remote process exited)", re.I | re.S
 )
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or its first."""
+    return all(os.environ.get(v, "0") == "0" for v in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def watch_parent() -> None:

@@ -12,13 +12,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from spikesparse.checkpoints import CHOICES, read_checkpoint
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.errors import UserError
+from spikesparse.peers import is_first_process
 from spikesparse.run_lock import hold
 from spikesparse.runs import (
     config_digest,
     file_digests,
     flag_value,
     folder_of_checkpoint,
-    is_first_process,
     run_name,
     set_aside,
 )

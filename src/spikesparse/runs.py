@@ -147,11 +147,6 @@ def place_logger(config: Any, folder: Path) -> None:
     init.save_dir, init.name, init.version = str(folder.parent.parent), folder.parent.name, folder.name
 
 
-def is_first_process() -> bool:
-    """Whether this is the only process of a run, or its first."""
-    return all(os.environ.get(v, "0") == "0" for v in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
 def set_aside(folder: Path) -> None:
     """Rename an earlier run's folder, so that no two runs mix and none is lost."""
     number = 1

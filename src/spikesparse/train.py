@@ -16,6 +16,7 @@ from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
 from spikesparse.most_used import most_used_at_the_end
 from spikesparse.paths import CONFIGS
+from spikesparse.peers import is_first_process
 from spikesparse.resume import Finished, write_identity
 from spikesparse.runs import (
     RunConfig,
@@ -25,7 +26,6 @@ from spikesparse.runs import (
     config_digest,
     experiments,
     flag_value,
-    is_first_process,
     run_name,
 )
 from spikesparse.settings import BUDGETS
