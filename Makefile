@@ -22,7 +22,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare pareto test test-all lint format types docs docs-serve crosscheck overhead peers \
+.PHONY: help setup train compare pareto test test-slow test-all lint format types docs docs-serve crosscheck overhead peers \
   benchmark fuzz soak reproduce kill tensorboard report rename clean
 
 help: ## list the targets
@@ -51,8 +51,15 @@ TRIALS ?= 24
 pareto: $(READY) ## search EXPERIMENT for accurate and quiet networks: TRIALS in all, WORKERS at once; goes on if stopped
 	@$(RUN) -m spikesparse pareto $(CONFIG) --trials=$(TRIALS) --workers=$(WORKERS) $(ARGS)
 
+# One test on each core, on four at most, where pytest-xdist is there. The slow ones run one after the other: each is
+# several processes, with a time by which they must be done.
+AT_ONCE = $(shell $(RUN) -c "import xdist" 2> /dev/null && echo --numprocesses auto --maxprocesses 4 --dist worksteal)
+
 test: $(READY) ## the tests, without the slow ones
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(AT_ONCE) $(ARGS)
+
+test-slow: $(READY) ## the slow ones
+	$(RUN) -m pytest -m slow $(ARGS)
 
 test-all: $(READY) ## all tests
 	$(RUN) -m pytest -m "slow or not slow" $(ARGS)

@@ -71,8 +71,8 @@ def test_optimizer_by_flags_is_another_than_the_config_s(cifar_like_npz):
         [
             "fit",
             *("--config", str(CONFIGS / "experiment/cifar10_vgg9.yaml")),
-            *CUT,
             *sgd,
+            *CUT,
             "--model.net.width=0.05",
             "--model.compile=off",
             "--data.batch_size=16",
