@@ -47,5 +47,10 @@ def test_the_rest_of_an_epoch_is_not_taken_for_a_whole_one(lines):
     assert second.endswith("20 min left")  # 1.2 epochs took 360 s: four of 300 s
 
 
+def test_behind_an_epochs_last_batch_the_next_one_is_a_whole_one(lines):
+    """Lightning's own checkpoints may be written there; it has counted that epoch then."""
+    assert lines(6, 10, [60])[0].endswith("5 min left")  # five of 60 s
+
+
 def test_a_training_without_an_end_has_no_time_left(lines):
     assert lines(0, 0, [60], max_epochs=-1) == ["epoch 1  val accuracy 50.00%  lambda 0.25"]

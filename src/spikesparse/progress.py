@@ -19,7 +19,8 @@ class EpochLines(Callback):
         self._started, self._epochs_before = time.monotonic(), float(trainer.current_epoch)
         if trainer.fit_loop.restarted_mid_epoch:
             batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            self._epochs_before += batches / trainer.num_training_batches
+            whole = trainer.num_training_batches
+            self._epochs_before += batches % whole / whole  # after the last one, Lightning has counted the epoch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line."""
