@@ -22,6 +22,12 @@ import numpy as np
 from plan import ROOT, correct_of, rows_of
 
 SEEDS = 5  # that a verdict needs
+METRICS = {  # columns of the rows: their heading, and how a mean is written
+    "spikes_per_image": ("spikes/image", ",.0f"),
+    "synops_per_image": ("SynOps/image", ",.0f"),
+    "energy_uj_per_image": ("uJ/image", ".2f"),
+    "steps_per_image": ("steps/image", ".2f"),
+}
 DRAWS = 200_000  # so that another seed of theirs changes no end by more than 0.01
 
 
@@ -136,7 +142,7 @@ def _measured(campaign: str, results: Path, chosen: Container[int] | None) -> di
 
 def table(comparisons: list[Comparison], metric: str) -> str:
     """As Markdown."""
-    name = metric.replace("_per_image", "/image").replace("synops", "SynOps")
+    name, written = METRICS[metric]
     lines = [
         f"| recipe | seeds | test accuracy | {name} | change | drop in points [95 %] | verdict |",
         "|---|---|---|---|---|---|---|",
@@ -145,7 +151,7 @@ def table(comparisons: list[Comparison], metric: str) -> str:
         drop = "" if c is comparisons[0] else f"{c.drop:+.2f} [{c.low:+.2f}, {c.high:+.2f}]"
         change, verdict = ("", "") if c is comparisons[0] else (f"{100 * c.change:+.1f} %", c.verdict)
         lines.append(
-            f"| {c.recipe} | {c.seeds} | {c.accuracy:.2f} % | {c.count:,.0f} | {change} | {drop} | {verdict} |"
+            f"| {c.recipe} | {c.seeds} | {c.accuracy:.2f} % | {c.count:{written}} | {change} | {drop} | {verdict} |"
         )
     return "\n".join(lines)
 
@@ -155,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("campaign")
     parser.add_argument("--twin", default="twin", help="a recipe, or <campaign>/<recipe> of another campaign")
-    parser.add_argument("--metric", default="spikes_per_image", choices=["spikes_per_image", "synops_per_image"])
+    parser.add_argument("--metric", default="spikes_per_image", choices=list(METRICS))
     parser.add_argument("--seeds", type=int, nargs="+", help="these alone (default: all)")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     asked = parser.parse_args()

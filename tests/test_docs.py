@@ -27,16 +27,21 @@ def test_python_of_a_page_runs(page, capsys):
     assert capsys.readouterr().out
 
 
+def prose(page):
+    """A page without its code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+
+
 def heading_ids(page):
     """What GitHub and the site make of a page's headings, for links to lead to."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *DOCS.rglob("*.md")], ids=lambda page: page.stem)
 def test_links_of_a_page_lead_to_a_file_and_a_heading_in_it(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
-    for target, _, heading in (link.partition("#") for link in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", text)):
+    for link in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", prose(page)):
+        target, _, heading = link.partition("#")
         file = page.parent / target if target else page
         assert file.is_file(), f"{target}: a folder or nothing"  # the site takes no folder for a page
         assert not heading or heading in heading_ids(file), f"{target}#{heading}"

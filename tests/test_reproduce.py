@@ -220,6 +220,8 @@ def test_rows_and_right_images_are_kept_and_replaced(tmp_path):
     before, after = (np.mean([kept[f"{r}/{s}"].mean() for s in (0, 1)]) for r in ("twin", "quiet"))
     assert quiet.drop == pytest.approx(100 * (before - after))
     assert "| quiet | 2 |" in table([twin, quiet], "spikes_per_image")
+    assert "| 40 | -80.0 % |" in table([twin, quiet], "spikes_per_image")
+    assert "| 40.00 | -80.0 % |" in table([twin, quiet], "energy_uj_per_image")
     _, quiet = compare("c", "twin", "spikes_per_image", tmp_path, [1])
     assert (quiet.seeds, quiet.change) == (1, pytest.approx(30 / 300 - 1))
 
