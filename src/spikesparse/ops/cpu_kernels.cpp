@@ -32,6 +32,17 @@ constexpr int LANES = 128;
 constexpr int64_t CACHE_FLOATS = 1 << 14;  // of a tile's steps: half of a 64-kB first-level cache, or less
 constexpr int64_t CHUNKS = 64;             // of the work; a fixed number, so that sums do not depend on the threads
 
+// Calls work(chunk, first, end) for CHUNKS parts of 0..count, threads taking whole chunks: every loop that threads share.
+// What is only read or belongs to one of the numbers first..end needs no care. A sum of fractions is taken for each chunk
+// apart, so that its order is the same for any number of threads; a count that chunks share goes through `add`.
+template <class Work> void in_chunks(int64_t count, int threads, const Work &work) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int64_t chunk = 0; chunk < CHUNKS; ++chunk) work(chunk, count * chunk / CHUNKS, count * (chunk + 1) / CHUNKS);
+}
+
+// To a count that other threads add to as well. Integers: their sum is the same in any order.
+inline void add(int32_t &count, int32_t more) { __atomic_fetch_add(&count, more, __ATOMIC_RELAXED); }
+
 struct BFloat16 { uint16_t bits; };
 
 inline float to_float(float x) { return x; }
@@ -116,14 +127,13 @@ struct Tiles {
 
   int64_t out_positions() const { return scan.batch * out_rows * out_columns; }
 
-  // Calls work(chunk, tile) for all tiles, threads taking whole chunks; a window's tiles stay within one.
+  // Calls work(chunk, tile) for all tiles. A window's tiles are one chunk's, for the cache, but where there is only one
+  // window (a fully connected layer or a last pool, and one image): its tiles are all that threads can share.
   template <class Work> void run(const Work &work) const {
-    bool by_tile = windows == 1;  // neurons without positions: there is nothing to keep together
-    int64_t group = by_tile ? 1 : blocks, groups = count / group;
-#pragma omp parallel for num_threads(scan.threads) schedule(dynamic)
-    for (int64_t chunk = 0; chunk < CHUNKS; ++chunk)
-      for (int64_t i = groups * chunk / CHUNKS * group; i < groups * (chunk + 1) / CHUNKS * group; ++i)
-        work(chunk, (*this)[i]);
+    int64_t group = windows == 1 ? 1 : blocks;
+    in_chunks(count / group, scan.threads, [&](int64_t chunk, int64_t first, int64_t end) {
+      for (int64_t i = first * group; i < end * group; ++i) work(chunk, (*this)[i]);
+    });
   }
 };
 
@@ -217,6 +227,7 @@ template <class T> void forward(const Scan &scan, T *spikes, uint8_t *bits, int3
     float y[4][LANES], v[4][LANES], h[LANES], out[LANES], all[LANES];
     std::fill_n(v[0], 4 * LANES, scan.initial);
     uint8_t bytes[LANES];
+    int32_t fired_here[LANES] = {}, events_here[LANES] = {};  // of each segment, over all steps
     for (int64_t t = 0; t < scan.timesteps; ++t) {
       for (int sub = 0; sub < tiles.subs; ++sub) {
         if (t == 0 || scan.steps > 1) load_y<T>(tiles, tile, t, sub, y[sub]);
@@ -234,15 +245,20 @@ template <class T> void forward(const Scan &scan, T *spikes, uint8_t *bits, int3
         for (int l = 0; l < tile.lanes; ++l) bytes[l] = uint8_t(out[l]);
       for (int k = 0; k < tile.segments; ++k) {
         const float *window = out + k * tile.width;
-        if (fired) fired[tile.first_window + k] += sum(all + k * tile.width, tile.width);
+        if (fired) fired_here[k] += sum(all + k * tile.width, tile.width);
         int64_t position = tiles.output(tile, k);
         if (position < 0) continue;
         int64_t row = t * tiles.out_positions() + position;
         T *dense = spikes + row * scan.channels + tile.first_channel;
         for (int c = 0; c < tile.width; ++c) from_float(window[c], dense[c]);
         if (bits) pack_row(bytes + k * tile.width, tile.width, bits + row * row_bytes + tile.first_channel / 8);
-        if (events) events[position] += sum(window, tile.width);
+        if (events) events_here[k] += sum(window, tile.width);
       }
+    }
+    for (int k = 0; k < tile.segments; ++k) {
+      if (fired) add(fired[tile.first_window + k], fired_here[k]);
+      int64_t position = tiles.output(tile, k);
+      if (events && position >= 0) add(events[position], events_here[k]);
     }
   });
 }
@@ -461,28 +477,28 @@ void backward(const Scan &scan, const T *grad_spikes, const float *grad_fired, c
 }
 
 template <class T> void moments(const T *y, int64_t rows, int64_t channels, int threads, double *sums) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (int64_t chunk = 0; chunk < CHUNKS; ++chunk) {
+  in_chunks(rows, threads, [&](int64_t chunk, int64_t first, int64_t end) {
     double *sum = sums + 2 * channels * chunk, *squares = sum + channels;
-    for (int64_t row = rows * chunk / CHUNKS; row < rows * (chunk + 1) / CHUNKS; ++row)
+    for (int64_t row = first; row < end; ++row)
       for (int64_t c = 0; c < channels; ++c) {
         double value = double(to_float(y[row * channels + c])) - double(to_float(y[c]));  // small where the mean is not
         sum[c] += value;
         squares[c] += value * value;
       }
-  }
+  });
 }
 
 template <class T> void pack(const T *x, int64_t rows, int64_t channels, int threads, uint8_t *bits) {
   int64_t row_bytes = (channels + 7) / 8;
-#pragma omp parallel for num_threads(threads)
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t c = 0; c < channels; c += LANES) {
-      uint8_t s[LANES];
-      int width = int(std::min<int64_t>(LANES, channels - c));
-      for (int l = 0; l < width; ++l) s[l] = to_float(x[row * channels + c + l]) != 0.0f;
-      pack_row(s, width, bits + row * row_bytes + c / 8);
-    }
+  in_chunks(rows, threads, [&](int64_t, int64_t first, int64_t end) {
+    for (int64_t row = first; row < end; ++row)
+      for (int64_t c = 0; c < channels; c += LANES) {
+        uint8_t s[LANES];
+        int width = int(std::min<int64_t>(LANES, channels - c));
+        for (int l = 0; l < width; ++l) s[l] = to_float(x[row * channels + c + l]) != 0.0f;
+        pack_row(s, width, bits + row * row_bytes + c / 8);
+      }
+  });
 }
 
 template <class T> void unpack(const uint8_t *bits, int64_t rows, int64_t channels, int threads, T *x) {
@@ -490,13 +506,14 @@ template <class T> void unpack(const uint8_t *bits, int64_t rows, int64_t channe
   T of_byte[256][8];
   for (int byte = 0; byte < 256; ++byte)
     for (int k = 0; k < 8; ++k) from_float(float(byte >> k & 1), of_byte[byte][k]);
-#pragma omp parallel for num_threads(threads)
-  for (int64_t row = 0; row < rows; ++row) {
-    const uint8_t *from = bits + row * row_bytes;
-    T *to = x + row * channels;
-    for (int64_t j = 0; j < whole; ++j) std::memcpy(to + 8 * j, of_byte[from[j]], sizeof of_byte[0]);
-    if (channels % 8) std::memcpy(to + 8 * whole, of_byte[from[whole]], channels % 8 * sizeof(T));
-  }
+  in_chunks(rows, threads, [&](int64_t, int64_t first, int64_t end) {
+    for (int64_t row = first; row < end; ++row) {
+      const uint8_t *from = bits + row * row_bytes;
+      T *to = x + row * channels;
+      for (int64_t j = 0; j < whole; ++j) std::memcpy(to + 8 * j, of_byte[from[j]], sizeof of_byte[0]);
+      if (channels % 8) std::memcpy(to + 8 * whole, of_byte[from[whole]], channels % 8 * sizeof(T));
+    }
+  });
 }
 
 }  // namespace
