@@ -25,6 +25,13 @@ def _guards(monkeypatch, tmp_path):
     os.environ.update(before)
 
 
+@pytest.fixture(params=[1, 2, 4])
+def threads(request):
+    """How many threads torch and the kernels use in a test, which runs once for each; the guards put them back."""
+    torch.set_num_threads(request.param)
+    return request.param
+
+
 @pytest.fixture
 def tiny_npz(tmp_path):
     """40 training and 12 test images of 8x8 pixels in three classes that differ in brightness."""

@@ -83,15 +83,16 @@ def test_fused_layers_do_what_their_parts_do(settings, constant):
     assert_same(net, apart(net), x)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("settings", [{}, {"recompute": True}, {"dropout": 0.3}], ids=str)
-def test_the_kernels_train_as_the_reference_does(settings, monkeypatch):
+def test_the_kernels_train_as_the_reference_does(settings, batch, monkeypatch, threads):
     """In float32: a membrane within a rounding of its threshold may decide otherwise, so the network is a small one."""
     net = vgg("8-P-F10", **settings)
     other = copy.deepcopy(net)
     results = []
     for backend, one in (("", net), ("reference", other)):
         monkeypatch.setenv("SPIKESPARSE_BACKEND", backend)
-        results.append(trained_step(one, images()))
+        results.append(trained_step(one, images(batch)))
     assert torch.equal(results[0][0].tally.spikes, results[1][0].tally.spikes)
     for name, gradient in results[1][1].items():
         torch.testing.assert_close(results[0][1][name], gradient, rtol=1e-4, atol=1e-5)

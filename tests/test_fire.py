@@ -1,18 +1,23 @@
 """The fused operator on every backend: the same spikes to the bit, gradients against a float64 formula."""
 
+import copy
 import logging
+import pickle
+import re
 from itertools import product
 
 import pytest
 import torch
 
 import formula
+from spikesparse.__main__ import main
+from spikesparse.errors import UserError
 from spikesparse.ops import NeuronSpec, backends, cpu, neuron_scan, reference
 from spikesparse.ops.batch_norm import fold
 from spikesparse.ops.bits import pack_bits, unpack_bits
 from spikesparse.ops.fire import Normalization, fire
 from spikesparse.ops.problem import Scan, SpikeGradients, Wanted
-from spikesparse.ops.surrogate import SURROGATES, Atan, surrogate
+from spikesparse.ops.surrogate import SURROGATES, Atan, Surrogate, Triangle, surrogate
 
 needs_compiler = pytest.mark.skipif(
     backends._unavailable("cpu") is not None, reason=f"no C++ kernels: {backends._unavailable('cpu')}"
@@ -24,6 +29,8 @@ SHAPES = {  # T, B, H, W, C
     "wide": (4, 1, 2, 2, 300),
     "no space": (5, 6, 1, 1, 33),
     "long": (100, 1, 3, 2, 5),
+    "one position": (2, 1, 1, 1, 1000),  # one image: a window in all, which threads share
+    "last pool": (2, 1, 2, 2, 512),
 }
 
 
@@ -54,7 +61,7 @@ def scan_of(shape, constant=False, pool=False, spec=None, ties=False, dtype=torc
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_spikes_bits_and_counts_are_those_of_the_reference(shape, dtype):
+def test_spikes_bits_and_counts_are_those_of_the_reference(shape, dtype, threads):
     for soft, strict, constant, pool, ties in product((False, True), repeat=5):
         if pool and min(shape[2:4]) < 2:
             continue
@@ -98,7 +105,7 @@ def test_infinite_currents_do_to_both_backends_the_same(value):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_bits_are_what_they_say(backend, monkeypatch):
+def test_bits_are_what_they_say(backend, monkeypatch, threads):
     monkeypatch.setenv("SPIKESPARSE_BACKEND", backend)
     for channels in (1, 7, 8, 64, 131):
         x = (numbers((5, channels)) > 0.4).float()
@@ -112,14 +119,18 @@ def test_bits_are_what_they_say(backend, monkeypatch):
 
 
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_gradients_do_not_hang_on_the_number_of_threads(threads):
-    scan = scan_of((4, 3, 6, 6, 40), pool=True)
-    gradients = SpikeGradients(numbers(scan.out_shape, 3))
-    wanted = Wanted(y=True, channels=True, learned=True)
-    expected = cpu.backward(scan, gradients, wanted, None, None)
-    torch.set_num_threads(threads)  # the guard of every test puts it back
-    assert all(map(torch.equal, cpu.backward(scan, gradients, wanted, None, None), expected))
+@pytest.mark.parametrize("pool", [False, True], ids=["no pool", "pool"])
+@pytest.mark.parametrize("shape", [(4, 3, 6, 6, 40), (4, 1, 2, 2, 2048)], ids=["batch", "one image"])
+def test_gradients_and_moments_do_not_hang_on_the_number_of_threads(shape, pool, threads):
+    scan = scan_of(shape, pool=pool)
+    counts = (numbers((shape[1], *scan.windows), 4), numbers(scan.out_shape[1:4], 5) if pool else None)
+    gradients = SpikeGradients(numbers(scan.out_shape, 3), *counts)
+    found = []
+    for n in (1, *[threads] * 10):
+        torch.set_num_threads(n)  # the guard of every test puts it back
+        gradient = cpu.backward(scan, gradients, Wanted(y=True, channels=True, learned=True), None, None)
+        found.append((*gradient, cpu.moments(scan.y)))
+    assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
 
 
 # ---- moments --------------------------------------------------------------------------------------------------------
@@ -214,7 +225,7 @@ def test_gradients_equal_the_float64_formula_on_the_same_spikes(name, soft, deta
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_gradients_of_every_shape(shape, backend, monkeypatch):
+def test_gradients_of_every_shape(shape, backend, monkeypatch, threads):
     monkeypatch.setenv("SPIKESPARSE_BACKEND", backend)
     for pool in (False, True) if min(shape[2:4]) > 1 else (False,):
         found, expected = both_gradients(shape, "atan", False, True, False, pool, "batch")
@@ -304,6 +315,76 @@ class Unknown(Atan):
     name = "unknown"
 
 
+class Wide(Surrogate):
+    """The same for any distance: what ``repr`` does not show. Without a name."""
+
+    def __init__(self, width):
+        super().__init__()
+        object.__setattr__(self, "width", width)
+
+    def derivative(self, distance, threshold, spikes):
+        return torch.full_like(distance, self.width)
+
+
+def two_classes_of_one_name():
+    def made(width):
+        class Wide(Surrogate):
+            def derivative(self, distance, threshold, spikes):
+                return torch.full_like(distance, width)
+
+        return Wide()
+
+    return [made(width) for width in (1.0, 7.0)]
+
+
+def changed_copy():
+    first = NeuronSpec(Wide(1.0))
+    second = copy.deepcopy(first)
+    object.__setattr__(second.surrogate, "width", 7.0)
+    return [first, second]
+
+
+def slope_of(spec):
+    """The derivative at 0.5 below the threshold, as its neurons' gradient has it."""
+    x = torch.full((1, 1), 0.5, requires_grad=True)
+    neuron_scan(x, 0.5, 1.0, spec).sum().backward()
+    return x.grad.item()
+
+
+@pytest.mark.parametrize(
+    ("made", "slopes"),
+    [
+        (lambda: [Wide(1.0), Wide(7.0)], [1, 7]),
+        (two_classes_of_one_name, [1, 7]),
+        (changed_copy, [1, 7]),
+        (lambda: [pickle.loads(pickle.dumps(NeuronSpec(Wide(7.0)))), Wide(1.0)], [7, 1]),
+        # 1 - slope / 2, of slopes that print alike
+        (lambda: [Triangle(torch.tensor(1 + k / 2**20, dtype=torch.float64)) for k in (0, 1)], [0.5, 0.5 - 2**-21]),
+        (lambda: [Triangle(1.0), Triangle(0.5)], [0.5, 0.75]),
+    ],
+    ids=["attribute", "class", "copy", "pickle", "tensor", "built-in"],
+)
+def test_surrogates_that_print_alike_are_two(made, slopes):
+    specs = [each if isinstance(each, NeuronSpec) else NeuronSpec(each) for each in made()]
+    assert [slope_of(spec) for spec in specs] == slopes
+
+
+def test_a_spec_is_known_in_the_process_that_unpickles_it(monkeypatch):
+    """Also one that was pickled by name and value, as it was before."""
+    written = [pickle.dumps(NeuronSpec(Wide(7.0)))]
+    with monkeypatch.context() as patch:
+        patch.delattr(NeuronSpec, "__reduce__")
+        written.append(pickle.dumps(NeuronSpec(Wide(7.0))))
+    monkeypatch.setattr("spikesparse.ops.spec._BY_KEY", {})
+    assert [slope_of(pickle.loads(each)) for each in written] == [7, 7]
+
+
+def test_built_in_surrogates_are_called_the_same_in_every_process():
+    """torch.compile keeps what it compiled by what stands in the graph."""
+    key = "NeuronSpec(surrogate=Atan(slope=2.0), soft_reset=False, detach_reset=True, strict=False)"
+    assert NeuronSpec(Atan()).key == copy.deepcopy(NeuronSpec(Atan())).key == key
+
+
 @needs_compiler
 def test_a_surrogate_of_one_s_own_runs_and_says_that_it_is_slow(said):
     x = numbers((3, 4)).requires_grad_()
@@ -326,10 +407,37 @@ def test_float64_is_for_checking_and_says_nothing(said):
     assert said() == []
 
 
-def test_an_unknown_backend_is_refused(monkeypatch):
-    monkeypatch.setenv("SPIKESPARSE_BACKEND", "cuda")
-    with pytest.raises(ValueError, match="'cuda': there is none of that name; there are reference, cpu, triton"):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cuda", "='cuda': there is no backend of that name. There are: reference, cpu, triton; or unset it"),
+        pytest.param(
+            "triton",
+            "=triton: the triton kernels are not to be had",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="they are to be had here"),
+        ),
+        ("cpu", "=cpu: the cpu kernels are not to be had (no-such-compiler failed"),
+    ],
+)
+def test_a_named_backend_that_cannot_run_is_refused_before_any_training(name, words, said, monkeypatch, capsys):
+    monkeypatch.setenv("SPIKESPARSE_BACKEND", name)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    with pytest.raises(UserError, match=re.escape(f"SPIKESPARSE_BACKEND{words}")):
         neuron_scan(numbers((3, 4)), 0.5, 1.0, spec_of())
+    for command in ("train", "predict"):
+        assert main([command]) == 2
+        out, err = capsys.readouterr()
+        assert err.startswith(f"spikesparse: error: SPIKESPARSE_BACKEND{words}")
+        assert (err.count("\n"), out) == (1, "")
+
+
+@needs_compiler
+def test_the_cpu_kernels_are_not_given_what_lies_elsewhere(monkeypatch):
+    """They would read a GPU's addresses as the processor's."""
+    monkeypatch.setenv("SPIKESPARSE_BACKEND", "cpu")
+    with pytest.raises(UserError, match="SPIKESPARSE_BACKEND=cpu: these kernels cannot read tensors on cuda"):
+        backends.backend_for(torch.device("cuda"), torch.float32)
 
 
 def test_fold_by_hand():

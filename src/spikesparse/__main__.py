@@ -172,7 +172,9 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from spikesparse.imports import limited_imports, split_allowed
+    from spikesparse.ops.backends import named_backend
 
+    named_backend()  # refused now rather than in the first step
     allowed = split_allowed(args)[1]
     if allowed and (here := os.getcwd()) not in sys.path:  # last, so that it hides nothing installed
         sys.path.append(here)

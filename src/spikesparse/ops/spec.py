@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
 
-from spikesparse.ops.surrogate import Surrogate
+from spikesparse.ops.surrogate import Surrogate, is_built_in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NeuronSpec:
     """What a neuron layer does, apart from its decay and threshold.
 
@@ -16,21 +18,37 @@ class NeuronSpec:
         soft_reset: subtract the threshold after a spike instead of returning to zero.
         detach_reset: let no gradient flow through the spike in the reset.
         strict: fire only strictly above the threshold.
-        key: its name: what the operators of torch's dispatcher, which take no objects, are given in its place.
+        key: its name: what the operators of torch's dispatcher, which take no objects, are given in its place. Two
+            specs have one key only if they do the same.
     """
 
     surrogate: Surrogate
     soft_reset: bool = False
     detach_reset: bool = True
     strict: bool = False
-    key: str = field(init=False, repr=False, compare=False)
+    key: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        key = f"{type(self.surrogate).__module__}.{self!r}"
+        # What prints alike may differ: a class of one's own may have attributes that its repr does not show, and two
+        # classes one name. So only built-in surrogates are known by what they print, in every process the same, which
+        # torch.compile's caches want; any other by a number.
+        own = f"{type(self.surrogate).__qualname__} #{next(_NUMBERS)}"
+        key = repr(self) if is_built_in(self.surrogate) else own
         object.__setattr__(self, "key", key)
         _BY_KEY[key] = self
 
+    def __reduce__(self) -> tuple[type[NeuronSpec], tuple[Any, ...]]:
+        """A copy, here or in another process, is one more spec, with a key of its own."""
+        return type(self), (self.surrogate, self.soft_reset, self.detach_reset, self.strict)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What was pickled before there was ``__reduce__``."""
+        self.__dict__.update(state)
+        self.__post_init__()
+
+
+_NUMBERS = count()
+# For good: a compiled backward pass knows nothing but the key, and may run when the neurons are gone.
 _BY_KEY: dict[str, NeuronSpec] = {}
 
 

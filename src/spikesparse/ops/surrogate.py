@@ -117,6 +117,12 @@ SURROGATES: dict[str, type[Surrogate]] = {
 }
 
 
+def is_built_in(surrogate: Surrogate) -> bool:
+    """Is it one of those above, so that class and slope are all there is to it?"""
+    ours = type(surrogate) in SURROGATES.values() and type(surrogate).__module__ == __name__
+    return ours and set(vars(surrogate)) == {"slope"} and type(surrogate.slope) in (int, float)
+
+
 def surrogate(name: str | Surrogate, slope: float | None = None) -> Surrogate:
     """A surrogate by its name, with its own default slope unless one is given.
 
