@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -39,8 +43,7 @@ def prepare() -> None:
     """Compile and load.
 
     Raises:
-        RuntimeError: if there is no C++ compiler, or it fails.
-        OSError: if what it made cannot be loaded.
+        RuntimeError: if there is no C++ compiler, it fails, or no folder can keep what it makes.
     """
     _library()
 
@@ -131,46 +134,101 @@ def _threads() -> ctypes.c_int:
     return ctypes.c_int(torch.get_num_threads())
 
 
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
 @cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_built()))  # its OpenMP is torch's, loaded before: one pool of threads
-    library.spikesparse_chunks.restype = ctypes.c_int64
-    return library
-
-
-def _built() -> Path:
-    """The compiled kernels, from the user's cache or made now; named after all that they hang on."""
+    """The compiled kernels, from the first of the folders that can keep them."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
     if not compiler:
         raise RuntimeError("there is no C++ compiler; install g++, or name one as CXX")
     key = hashlib.sha256(SOURCE.read_bytes())
     for part in (FLAGS, compiler, platform.platform(), _processor()):
         key.update(part.encode())
-    name = f"cpu_kernels-{key.hexdigest()[:16]}.so"
+    name, reasons = f"cpu_kernels-{key.hexdigest()[:16]}", []
     for folder in _folders():
-        if (folder / name).is_file():
-            return folder / name
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Several processes may be at it: each writes a file of its own, and the last to rename wins.
-            handle, made = tempfile.mkstemp(".so", dir=folder)
-            os.close(handle)
-        except OSError:
+            path = _kept(folder, name) or _built(folder, name, compiler)
+            library = ctypes.CDLL(str(path))  # its OpenMP is torch's, loaded before: one pool of threads
+        except OSError as error:
+            reasons.append(f"{folder}: {error.strerror or error}")
             continue
-        command = [*compiler.split(), *FLAGS.split(), str(SOURCE), "-o", made]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-            return Path(made).replace(folder / name)
-        except (OSError, subprocess.SubprocessError) as error:
-            Path(made).unlink(missing_ok=True)
-            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-            raise RuntimeError(f"{compiler} failed: {said[0] if said else error!r}") from error
-    raise RuntimeError("no folder to keep the compiled kernels in; name one as XDG_CACHE_HOME")
+        library.spikesparse_chunks.restype = ctypes.c_int64
+        return library
+    found = f" ({'; '.join(reasons)})" if reasons else ""
+    raise RuntimeError(f"no folder to keep the compiled kernels in{found}; name one as XDG_CACHE_HOME")
 
 
-def _folders() -> list[Path]:
-    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return [Path(cache_home) / "spikesparse", Path(tempfile.gettempdir()) / f"spikesparse-{os.getuid()}"]
+def _kept(folder: Path, name: str) -> Path | None:
+    """What was compiled there before, if it is whole and only this user can have written it. Makes the folder.
+
+    A library is code that this process will run. Its name holds the SHA-256 of its bytes, so that what a full disk or
+    a crash left of it is not taken for it.
+
+    Raises:
+        OSError: if the folder is not, and cannot be made, one that only this user writes to.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "not a folder of this user's own")
+    if found.st_mode & _OTHERS_WRITE:  # close it, and trust nothing that lies there
+        folder.chmod(0o700)
+        if folder.lstat().st_mode & _OTHERS_WRITE:
+            raise PermissionError(errno.EPERM, "others may write to it")
+        for path in folder.glob(f"{name}-*.so"):
+            path.unlink(missing_ok=True)
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        found = path.lstat()
+        private = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & _OTHERS_WRITE
+        if private and path.name == _file_name(name, path.read_bytes()):
+            return path
+    return None
+
+
+def _built(folder: Path, name: str, compiler: str) -> Path:
+    """Compile. Several processes may be at it: each writes a file of its own, and renames it when all is on the disk.
+
+    Raises:
+        OSError: if the folder cannot keep it.
+        RuntimeError: if the compiler fails.
+    """
+    handle, made = tempfile.mkstemp(".so", dir=folder)
+    os.close(handle)
+    command = [*compiler.split(), *FLAGS.split(), str(SOURCE), "-o", made]
+    try:
+        _compile(command, compiler)
+        with open(made, "r+b") as file:
+            path = folder / _file_name(name, file.read())
+            os.fchmod(file.fileno(), 0o700)  # whatever the umask: what others may write to is not loaded
+            os.fsync(file.fileno())
+        return Path(made).replace(path)
+    finally:
+        Path(made).unlink(missing_ok=True)
+
+
+def _compile(command: list[str], compiler: str) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        raise RuntimeError(f"{compiler} failed: {said[0] if said else error!r}") from error
+
+
+def _file_name(name: str, content: bytes) -> str:
+    return f"{name}-{hashlib.sha256(content).hexdigest()[:32]}.so"
+
+
+def _folders() -> Iterator[Path]:
+    """Where compiled kernels may be kept: the user's cache, then the folder for temporary files."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    with suppress(RuntimeError):  # no HOME, and a user whom the system does not know
+        yield (Path(named) if named else Path.home() / ".cache") / "spikesparse"
+    with suppress(FileNotFoundError):  # no such folder
+        yield Path(tempfile.gettempdir()) / f"spikesparse-{os.geteuid()}"
 
 
 def _processor() -> str:
