@@ -89,9 +89,7 @@ def test_penalty_and_gradient_of_one_image(kind, threads, monkeypatch):
     assert all(torch.equal(gradient, passes[1][1]) for _, gradient in passes[2:])
 
 
-@pytest.mark.parametrize(
-    "threads", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))], indirect=True
-)
+@pytest.mark.parametrize("threads", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))], indirect=True)
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 def test_predictions_of_single_images_are_the_same_twice(tiny_args, tmp_path, threads):
     torch.set_num_threads(1)

@@ -46,7 +46,7 @@ def backend_for(device: torch.device, dtype: torch.dtype, spec: NeuronSpec | Non
         return _load("reference")
     if wanted == "cpu" and device.type != "cpu":
         raise UserError(
-            f"{_FLAG}=cpu: these kernels cannot read tensors on {device.type}. Unset it, or set --trainer.accelerator=cpu."
+            f"{_FLAG}=cpu: these kernels cannot read tensors on {device.type}. Unset it, or --trainer.accelerator=cpu."
         )
     why_not = _why_not(wanted, dtype, spec)
     if why_not:
@@ -67,8 +67,8 @@ def named_backend() -> str | None:
         return None
     if name not in BACKENDS:
         raise UserError(
-            f"{_FLAG}={name!r}: there is no backend of that name. There are: {', '.join(BACKENDS)}; or unset it, for the "
-            "fastest there is."
+            f"{_FLAG}={name!r}: there is no backend of that name. There are: {', '.join(BACKENDS)}; or unset it, "
+            "for the fastest there is."
         )
     if name != "reference" and (why_not := _unavailable(name)):
         raise UserError(f"{_FLAG}={name}: {why_not[0].lower()}{why_not[1:]}. Unset it, for the fastest there is.")
