@@ -197,7 +197,12 @@ def test_damaged_results_are_named_and_made_anew(tiny_args, capsys):
     whole, rows = json.loads(file.read_text()), json.loads(bill.read_text())["rows"]
     measured = [name for name in whole if name not in ("command", "configs", "epochs", "fit_seconds")]
     capsys.readouterr()
-    for text in ("", '{"accuracy": 0.', "[1]", "\0"):  # a test keeps its own result, the command of the training is lost
+    for text in (
+        "",
+        '{"accuracy": 0.',
+        "[1]",
+        "\0",
+    ):  # a test keeps its own result, the command of the training is lost
         file.write_text(text)
         assert main(["test", f"--ckpt_path={whole['checkpoint']}", "--trainer.accelerator=cpu"]) == 0
         assert f"warning: {file}: cannot be read" in capsys.readouterr().out
@@ -405,12 +410,14 @@ def test_a_run_that_is_trained_on_for_longer_is_told_of_the_horizons_that_stay(t
         cli = SpikeCLI(["fit", *args, f"--ckpt_path={last}", f"--trainer.max_epochs={epochs}"])
         assert cli.trainer.optimizers[0].param_groups[0]["lr"] == 0  # so it is as the warning says
         told = capsys.readouterr().out
-        ramp = f"--trainer.max_epochs={epochs} differs from the checkpoint's, whose ramp of lambda stays in force: it ends"
+        ramp = (
+            f"--trainer.max_epochs={epochs} differs from the checkpoint's, whose ramp of lambda stays in force: it ends"
+        )
         assert f"{ramp} in epoch 1, not {epochs // 2}." in told
         print(told)
         assert horizons_named(capsys) == [["2", f"{epochs}"]]
-    named = [f"--ckpt_path={last}", "--trainer.max_epochs=7", "--sparsity.end_epoch=1", "--model.scheduler.max_epochs=2"]
-    SpikeCLI(["fit", *args, *named])
+    named = [f"--ckpt_path={last}", "--trainer.max_epochs=7", "--sparsity.end_epoch=1"]
+    SpikeCLI(["fit", *args, *named, "--model.scheduler.max_epochs=2"])
     assert "warning" not in capsys.readouterr().out  # whoever names what is in force knows
 
 

@@ -98,5 +98,7 @@ def test_a_clock_by_hand(monkeypatch):
 @pytest.mark.parametrize(("doing", "kept"), [("test", False), ("validate", False), ("fit", True)])
 def test_what_is_tested_is_not_what_a_later_training_goes_on_from(doing, kept):
     state = ProcessState()
-    state.on_load_checkpoint(SimpleNamespace(state=SimpleNamespace(fn=doing)), None, {"measured": {"accuracy/val": 1.0}})
+    state.on_load_checkpoint(
+        SimpleNamespace(state=SimpleNamespace(fn=doing)), None, {"measured": {"accuracy/val": 1.0}}
+    )
     assert (state._loaded is not None) is kept
