@@ -15,8 +15,8 @@ from spikesparse.nonfinite_guard import NonFiniteGuard as NonFiniteGuard
 class TrainingTime(Callback):
     """Seconds of training, all sittings of a run together, without the pauses between them.
 
-    Lightning's ``Timer`` would do, but for two things: ``--trainer.max_time`` adds one, and of two Lightning keeps ours;
-    and testing a checkpoint loads its state too, which adds the time up to there once more.
+    Lightning's ``Timer`` would do, but for two things: ``--trainer.max_time`` adds one, which Lightning throws out
+    where the module has a Timer too; and testing a checkpoint loads its state, which adds the time up to there again.
     """
 
     def __init__(self) -> None:

@@ -56,8 +56,8 @@ class SparsityWeight(Callback):
             return
         if self.ramp.overruled is not None and trainer.is_global_zero:
             print(
-                f"warning: --trainer.max_epochs={trainer.max_epochs} differs from the checkpoint's, whose ramp of lambda "
-                f"stays in force: it ends in epoch {self.ramp.end_epoch}, not {self.ramp.overruled}. To move it, name "
+                f"warning: --trainer.max_epochs={trainer.max_epochs} differs from the checkpoint's, whose ramp of "
+                f"lambda stays in force: it ends in epoch {self.ramp.end_epoch}, not {self.ramp.overruled}. To move it, name "
                 "--sparsity.end_epoch."
             )
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
