@@ -192,17 +192,14 @@ def campaign(place: Path, kills: int, epochs: int, seed: int) -> tuple[list[dict
     return rows, found_differences + differences(scalars(other), scalars(run), "scalar")
 
 
-def scalars(run: Path) -> dict[str, dict[int, float]]:
-    """TensorBoard's values by tag and step, over all event files of a run; of a step made twice, the later."""
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """TensorBoard's values and their steps by tag, as it shows them of a run: each as often as it stands there."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found: dict[str, dict[int, float]] = {}
-    for file in sorted(run.glob("events.out.tfevents.*")):
-        events = EventAccumulator(str(file), size_guidance={"scalars": 0})
-        events.Reload()
-        for tag in set(events.Tags()["scalars"]) - {"schedule/global_batch_size"}:  # said at each start
-            found.setdefault(tag, {}).update({e.step: e.value for e in events.Scalars(tag)})
-    return found
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = set(events.Tags()["scalars"]) - {"schedule/global_batch_size"}  # said at each start
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
 def _of_the_run(checkpoint: dict[str, Any]) -> dict[str, Any]:

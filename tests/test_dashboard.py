@@ -83,12 +83,14 @@ def test_pictures_are_drawn_after_every_tenth_of_a_run_and_after_the_last_epoch(
     assert events.Tags()["images"] == PICTURES
     for tag in PICTURES:
         images = events.Images(tag)
-        assert [image.step for image in images] == [5, 10, 15, 20]  # five batches an epoch; not the sanity check
+        # five batches an epoch, from 0; not the sanity check
+        assert [image.step for image in images] == [event.step for event in events.Scalars("accuracy/val")]
+        assert [image.step for image in images] == [4, 9, 14, 19]
         assert all(200 <= image.width <= 900 for image in images)
     assert len({image.encoded_image_string for image in events.Images(PICTURES[0])}) == 1, "other images were drawn"
     for layer, neurons in (("conv1", 4 * 8 * 8), ("fc1", 6)):
         histograms = events.Histograms(f"spikes/rates_of_neurons/{layer}")
-        assert [histogram.step for histogram in histograms] == [5, 10, 15, 20]
+        assert [histogram.step for histogram in histograms] == [4, 9, 14, 19]
         assert {histogram.histogram_value.num for histogram in histograms} == {neurons}
 
 
@@ -99,7 +101,7 @@ def test_histograms_are_of_the_validation_just_done(tiny_args, monkeypatch):
     assert main(["fit", *tiny_args]) == 0
     events = events_of(Path("runs") / run_name(["fit", *tiny_args]) / "seed0")
     for layer in ("conv1", "fc1"):
-        rates = {event.step + 1: event.value for event in events.Scalars(f"spikes/rate/{layer}/val")}
+        rates = {event.step: event.value for event in events.Scalars(f"spikes/rate/{layer}/val")}
         means = {step: mean for (tag, step), mean in drawn.items() if tag == f"spikes/rates_of_neurons/{layer}"}
         assert means == pytest.approx(rates, rel=1e-5)
         assert len(set(means.values())) > 1

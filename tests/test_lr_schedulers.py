@@ -57,9 +57,9 @@ def test_equals_lightning_bolts(settings):
     assert ours == pytest.approx(curve(theirs, epochs, **settings), abs=1e-9)
 
 
-def test_one_epoch_of_warmup():
+def test_one_epoch_of_warmup_has_the_full_rate():
     rates = curve(LinearWarmupCosineAnnealingLR, 3, warmup_epochs=1, max_epochs=3, warmup_start_lr=0.02)
-    assert rates == pytest.approx([0.02, 0.1, 0.05, 0])
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0])
 
 
 def test_no_warmup():

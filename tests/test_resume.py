@@ -318,6 +318,37 @@ def test_a_run_that_was_ended_anywhere_goes_on_by_the_same_command(
 
 
 @quiet
+def test_a_run_that_was_killed_in_a_validation_counted_over_epochs_repeats_it(tiny_args, monkeypatch, capsys):
+    """Five batches an epoch, a validation behind every seventh batch, and a checkpoint behind every step but those."""
+    args = ["train", *tiny_args, "--trainer.limit_train_batches=5", "--checkpoint.every_n_steps=1"]
+    args += ["--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=7", "--sparsity.end_epoch=0"]
+    folder, validated = folder_of(args[1:]), []
+    original = SpikingClassifier.on_validation_start
+
+    def validation(self):
+        if not self.trainer.sanity_checking:
+            validated.append(self.trainer.global_step)
+        original(self)
+
+    monkeypatch.setattr(SpikingClassifier, "on_validation_start", validation)
+    assert main(args) == 0
+    assert validated == [7, 14]
+    whole, best = weights(folder), weights(folder, "best")
+    shutil.rmtree("runs")
+    validated.clear()
+    with monkeypatch.context() as patched:
+        die_in(patched, "validation_step", 1)
+        with pytest.raises(Killed):
+            main(args)
+    capsys.readouterr()
+    assert main(args) == 0
+    assert "step.ckpt (within epoch 2, step 6)" in capsys.readouterr().out
+    assert validated == [7, 7, 14]
+    assert same(weights(folder), whole)
+    assert same(weights(folder, "best"), best)
+
+
+@quiet
 def test_a_finished_run_says_so_and_fresh_begins_anew(tiny_args, capsys):
     args = [*tiny_args, "--trainer.limit_train_batches=1", "--trainer.max_epochs=2"]
     for command in ("fit", "train"):

@@ -189,6 +189,45 @@ def test_load_run_gives_back_the_module_and_its_data(tiny_args):
     assert sum(float(o.tally.spikes.sum()) for o in outputs) / 12 == pytest.approx(result["spikes"], rel=1e-12)
 
 
+def test_damaged_results_are_named_and_made_anew(tiny_args, capsys):
+    args = [*tiny_args, "--trainer.limit_train_batches=1", "--trainer.max_epochs=3"]
+    assert main(["train", *args]) == 0
+    folder = Path("runs") / run_name(["fit", *args]) / "seed0"
+    file, bill = folder / "result.json", folder / "bill.json"
+    whole, rows = json.loads(file.read_text()), json.loads(bill.read_text())["rows"]
+    measured = [name for name in whole if name not in ("command", "configs", "epochs", "fit_seconds")]
+    capsys.readouterr()
+    for text in (
+        "",
+        '{"accuracy": 0.',
+        "[1]",
+        "\0",
+    ):  # a test keeps its own result, the command of the training is lost
+        file.write_text(text)
+        assert main(["test", f"--ckpt_path={whole['checkpoint']}", "--trainer.accelerator=cpu"]) == 0
+        assert f"warning: {file}: cannot be read" in capsys.readouterr().out
+        again = json.loads(file.read_text())
+        assert {name: again[name] for name in measured} == {name: whole[name] for name in measured}
+    for damaged, text in (
+        (file, ""),
+        (file, json.dumps({"command": ["train"], "accuracy": "high"})),
+        (file, json.dumps({**whole, "command": 3})),
+        (bill, "{"),
+        (bill, '{"rows": {"total": 1}}'),
+    ):
+        file.write_text(json.dumps(whole))
+        damaged.write_text(text)
+        assert main(["train", *args]) == 0
+        told = capsys.readouterr().out
+        assert "finished, and tested again" in told
+        assert text == json.dumps({**whole, "command": 3}) or f"warning: {damaged}" in told
+        again = json.loads(file.read_text())
+        assert {**again, "command": None, "fit_seconds": None} == {**whole, "command": None, "fit_seconds": None}
+        assert again["command"][: len(args) + 1] == ["train", *args]
+        assert again["fit_seconds"] == pytest.approx(whole["fit_seconds"], abs=0.2)  # the time up to last.ckpt
+        assert json.loads(bill.read_text())["rows"] == rows
+
+
 @pytest.mark.parametrize("validated", ["validate", "test"])
 @pytest.mark.slow
 def test_checkpoint_is_measured_again_with_the_same_result(tiny_args, validated, capsys):
@@ -353,6 +392,40 @@ def test_restored_optimizer_that_overrules_a_flag_is_named(checkpoint, tiny_args
     printed = capsys.readouterr().out
     assert "--model.optimizer differs" in printed
     assert "--model.init_from" in printed
+
+
+def horizons_named(capsys):
+    """Of the warning, if there is one: max_epochs in force, and that which is not."""
+    lines = [line for line in capsys.readouterr().out.splitlines() if "--model.scheduler differs" in line]
+    return [re.findall(r"'max_epochs': (\d+)", line) for line in lines]
+
+
+def test_a_run_that_is_trained_on_for_longer_is_told_of_the_horizons_that_stay(tiny_args, capsys):
+    """They follow from --trainer.max_epochs, and nobody has named them: neither flag differs from the checkpoint's."""
+    args = [arg for arg in tiny_args if "max_epochs" not in arg and "end_epoch" not in arg]
+    args += ["--trainer.limit_train_batches=1"]
+    last = f"{fit([*args, '--trainer.max_epochs=2']).run_folder}/checkpoints/last.ckpt"
+    capsys.readouterr()
+    for epochs in (4, 6):  # the second time from what the first has written
+        cli = SpikeCLI(["fit", *args, f"--ckpt_path={last}", f"--trainer.max_epochs={epochs}"])
+        assert cli.trainer.optimizers[0].param_groups[0]["lr"] == 0  # so it is as the warning says
+        told = capsys.readouterr().out
+        ramp = (
+            f"--trainer.max_epochs={epochs} differs from the checkpoint's, whose ramp of lambda stays in force: it ends"
+        )
+        assert f"{ramp} in epoch 1, not {epochs // 2}." in told
+        print(told)
+        assert horizons_named(capsys) == [["2", f"{epochs}"]]
+    named = [f"--ckpt_path={last}", "--trainer.max_epochs=7", "--sparsity.end_epoch=1"]
+    SpikeCLI(["fit", *args, *named, "--model.scheduler.max_epochs=2"])
+    assert "warning" not in capsys.readouterr().out  # whoever names what is in force knows
+
+
+def test_the_horizon_of_an_unchanged_training_is_no_news(tiny_args, capsys):
+    args = [*tiny_args, "--trainer.limit_train_batches=1", "--trainer.max_epochs=3"]
+    last = f"{fit(args).run_folder}/checkpoints/last.ckpt"
+    SpikeCLI(["fit", *args, f"--ckpt_path={last}"])
+    assert horizons_named(capsys) == []
 
 
 def test_checkpoint_of_another_architecture_is_refused(checkpoint, capsys):

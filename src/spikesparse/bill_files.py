@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from spikesparse.errors import UserError
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.bill import DEFINITIONS
 from spikesparse.whole_files import replace_file
@@ -50,8 +51,18 @@ def write_bill(folder: Path, bill: SpikeBill, energy: EnergyConstants, about: di
 
 
 def read_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """The rows that :func:`write_bill` wrote."""
-    rows: dict[str, dict[str, Any]] = json.loads((folder / JSON).read_text())["rows"]
+    """The rows that :func:`write_bill` wrote.
+
+    Raises:
+        UserError: if there are none, or the file is damaged.
+    """
+    path = folder / JSON
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        rows: dict[str, dict[str, Any]] = whole["rows"]
+        bill_table(rows, "")  # all that a table asks for is there
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(repr(error).split())[:200]}).") from error
     return rows
 
 

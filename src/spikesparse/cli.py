@@ -55,6 +55,7 @@ class SpikeCLI(GuardedCLI):
         init = getattr(config.model.scheduler, "init_args", None)
         if init is not None and init.get("max_epochs", 0) is None:  # cannot be a link: the scheduler is a callable
             init.max_epochs = config.trainer.max_epochs
+            self.save_config_kwargs["horizon_filled_in"] = True
         self.run_folder = run_folder(config, self.args)
         if self.run_folder is not None:
             if self.subcommand == "fit":

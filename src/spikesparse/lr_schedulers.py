@@ -15,13 +15,14 @@ class LinearWarmupCosineAnnealingLR(LRScheduler):
     """Linear warm-up, then a cosine down to ``eta_min``: lightning-bolts' schedule, by its closed form.
 
     The learning rate of an epoch depends on the epoch alone, so a resumed run cannot drift, and one epoch of warm-up
-    is allowed. As in lightning-bolts, the last epoch of warm-up already has the full learning rate.
+    is allowed. As in lightning-bolts, the last epoch of warm-up already has the full learning rate: where the warm-up
+    is one epoch, that is epoch 0.
 
     Args:
         optimizer: wrapped optimizer.
         warmup_epochs: epochs of linear warm-up.
         max_epochs: epochs in all; must be given, but the command line fills in trainer.max_epochs.
-        warmup_start_lr: learning rate of epoch 0, if there is a warm-up.
+        warmup_start_lr: learning rate of epoch 0, if there are two epochs of warm-up or more.
         eta_min: learning rate at ``max_epochs``.
         last_epoch: for torch.
 
@@ -53,7 +54,7 @@ class LinearWarmupCosineAnnealingLR(LRScheduler):
         """Learning rates of the current epoch, one per parameter group."""
         epoch = min(self.last_epoch, self.max_epochs)
         if epoch < self.warmup_epochs:
-            share = epoch / max(1, self.warmup_epochs - 1)
+            share = epoch / (self.warmup_epochs - 1) if self.warmup_epochs > 1 else 1.0
             return [self.warmup_start_lr + share * (float(base) - self.warmup_start_lr) for base in self.base_lrs]
         progress = (epoch - self.warmup_epochs) / (self.max_epochs - self.warmup_epochs)
         share = (1.0 + math.cos(math.pi * progress)) / 2.0

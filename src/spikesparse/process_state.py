@@ -57,6 +57,8 @@ class ProcessState(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep them until training starts: whatever is drawn before then does not count."""
+        if trainer.state.fn != "fit":  # a checkpoint that is only tested: a training after it goes on from elsewhere
+            return
         self._loaded = {"processes": checkpoint.get("processes"), "measured": checkpoint.get("measured", {})}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -133,14 +133,21 @@ def begin_folder(folder: Path | None, config: Any, args: list[str], data: CIFAR1
     write_identity(folder, args)
 
 
-def write_identity(folder: Path, args: list[str], finished: bool = False) -> None:
+def write_identity(folder: Path, args: list[str], finished: bool = False, seconds: float | None = None) -> None:
     """Say in a run folder which command it belongs to, and whether its training came to its end.
 
     At the end it belongs to what it belonged to at the beginning: files may have been edited since.
+
+    Args:
+        folder: the run folder.
+        args: command line of ``fit``.
+        finished: it has come to its end.
+        seconds: that it took, all sittings together.
     """
     folder.mkdir(parents=True, exist_ok=True)
     begun = _kept(folder) if finished else {}
-    text = json.dumps({**_identity(args), **begun, "finished": finished, "command": args}, indent=2)
+    ended = {} if seconds is None else {"fit_seconds": round(seconds, 1)}
+    text = json.dumps({**_identity(args), **begun, "finished": finished, **ended, "command": args}, indent=2)
     replace_file(folder / RUN, text + "\n")
 
 

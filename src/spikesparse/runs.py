@@ -259,7 +259,15 @@ def trained_precision(folder: Path) -> str | None:
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes config.yaml into the folder of a training run, and the settings into its checkpoints."""
+    """Writes config.yaml into the folder of a training run, and the settings into its checkpoints.
+
+    Args:
+        horizon_filled_in: the scheduler's max_epochs is that of the trainer, and named by nobody.
+    """
+
+    def __init__(self, *args: Any, horizon_filled_in: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.horizon_filled_in = horizon_filled_in
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write config.yaml; testing a run later leaves its own configuration alone."""
@@ -268,13 +276,16 @@ class RunConfig(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what rebuilds the module and its data."""
-        checkpoint["settings"] = self.settings()
+        settings = self.settings()
+        if self.horizon_filled_in:  # so that whoever trains on from it has that of their own --trainer.max_epochs
+            settings["model"]["scheduler"]["init_args"]["max_epochs"] = None
+        checkpoint["settings"] = settings
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Name the flags that the restored optimizer and scheduler overrule."""
         if trainer.state.fn != "fit" or "settings" not in checkpoint:
             return
-        ours, theirs = self.settings()["model"], checkpoint["settings"]["model"]
+        ours, theirs = self.settings()["model"], _with_horizon_in_force(checkpoint)
         overruled = [key for key in ("optimizer", "scheduler") if ours.get(key) != theirs.get(key)]
         for key in overruled:
             print(
@@ -295,3 +306,13 @@ class RunConfig(SaveConfigCallback):
             kept["budget"] = whole["budget"]
         kept["model"].pop("init_from", None)  # the weights are in the checkpoint
         return kept
+
+
+def _with_horizon_in_force(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The model's settings of a checkpoint, with the max_epochs that its scheduler will go by once it is restored."""
+    model: dict[str, Any] = deepcopy(checkpoint["settings"]["model"])
+    scheduler, states = model.get("scheduler"), checkpoint.get("lr_schedulers") or [{}]
+    init = scheduler.get("init_args") if isinstance(scheduler, dict) else None
+    if isinstance(init, dict) and "max_epochs" in init:
+        init["max_epochs"] = states[0].get("max_epochs", init["max_epochs"])
+    return model

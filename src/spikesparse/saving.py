@@ -14,6 +14,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io.wrapper import _WrappingCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from torch.utils.tensorboard.writer import SummaryWriter
 
 from spikesparse.checkpoints import MovableCheckpoint, read_checkpoint
 from spikesparse.errors import UserError
@@ -92,9 +94,18 @@ class LastCheckpoint(MovableCheckpoint):
         self._kept_step = self._seen_step = 0  # optimizer steps: at the newest checkpoint, after the newest batch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count steps from here."""
+        """Count steps from here; what TensorBoard has of steps behind this one was of a training that is gone."""
         super().on_train_start(trainer, pl_module)
+        if trainer.ckpt_path and trainer.global_step:
+            for writer in _writers(trainer):
+                start = Event(step=trainer.global_step, session_log=SessionLog(status=SessionLog.START))
+                writer._get_file_writer().add_event(start)
         self._kept_step = self._seen_step = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have TensorBoard write what it was told of the epoch before, behind that epoch's last.ckpt."""
+        for writer in _writers(trainer):
+            writer.flush()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -104,9 +115,7 @@ class LastCheckpoint(MovableCheckpoint):
         if not self.every_n_steps or not between or self._seen_step - self._kept_step < self.every_n_steps:
             return
         # Lightning would go on behind a validation that follows now, without it; at the last batch last.ckpt is next.
-        every: Any = trainer.val_check_batch
-        validation_follows = isinstance(every, int) and (batch_idx + 1) % every == 0
-        if not trainer.is_last_batch and not validation_follows:
+        if not trainer.is_last_batch and not _validation_follows(trainer):
             self._write(trainer, STEP)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,9 +131,8 @@ class LastCheckpoint(MovableCheckpoint):
 
     def _write(self, trainer: Trainer, name: str) -> None:
         folder = Path(str(self.dirpath))
-        for logger in trainer.loggers:  # what it has of the steps up to here is not written again
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.flush()
+        for writer in _writers(trainer):  # what it has of the steps up to here is not written again
+            writer.flush()
         if name == LAST and trainer.is_global_zero:
             _keep_previous(folder)
         strategy = trainer.strategy
@@ -141,6 +149,18 @@ class LastCheckpoint(MovableCheckpoint):
             with suppress(OSError):  # of an earlier step than last.ckpt: it harms nothing
                 (folder / STEP).unlink(missing_ok=True)
         self._kept_step = trainer.global_step
+
+
+def _validation_follows(trainer: Trainer) -> bool:
+    """Whether Lightning validates behind this batch, by its own judgment: there are many ways to ask for it."""
+    loop = trainer.fit_loop
+    return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def _writers(trainer: Trainer) -> list[SummaryWriter]:
+    """TensorBoard's, in the process that has them."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def _keep_previous(folder: Path) -> None:

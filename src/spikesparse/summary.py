@@ -8,13 +8,14 @@ import subprocess
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from spikesparse import __version__
+from spikesparse.errors import UserError
 from spikesparse.whole_files import replace_file
 
 
@@ -101,9 +102,31 @@ def save_result(result: RunResult, path: Path, about: dict[str, Any]) -> None:
     replace_file(path, json.dumps({**about, **asdict(result)}, indent=2) + "\n")
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """All that :func:`save_result`'s file says.
+
+    Raises:
+        UserError: if there is no such file, or it is damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no mapping")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}).") from error
+    return values
+
+
 def load_result(path: Path) -> RunResult:
-    """Read :func:`save_result`'s file."""
-    values = json.loads(path.read_text())
+    """Read :func:`save_result`'s file.
+
+    Raises:
+        UserError: if there is no such file, or it is damaged.
+    """
+    values = read_result(path)
+    for name, kind in get_type_hints(RunResult).items():
+        if not isinstance(values.get(name), str if kind is str else int | float):
+            raise UserError(f"{path}: it has no {name}; `spikesparse test` of the checkpoint writes it anew.")
     return RunResult(**{field: values[field] for field in RunResult.__dataclass_fields__})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from spikesparse.summary import (
     headline,
     load_result,
     machine,
+    read_result,
     run_result,
     save_result,
 )
@@ -72,7 +72,11 @@ def train(args: list[str]) -> RunResult | None:
     trainer: Any = cli.trainer  # its properties are not all typed
     if trainer.fast_dev_run or not trainer.state.finished:
         return None
-    timer = next(callback for callback in trainer.callbacks if isinstance(callback, TrainingTime))
+    # All that is said of the training is read before the test, which loads the state of the best epoch.
+    about = {
+        **{"command": ["train", *args], "configs": config_digest(args)},
+        **{"epochs": trainer.current_epoch, "fit_seconds": round(_training_time(trainer), 1)},
+    }
     best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
     last = cli.run_folder / "checkpoints" / "last.ckpt" if cli.run_folder else None
     if not best and last is not None and last.is_file():
@@ -81,10 +85,6 @@ def train(args: list[str]) -> RunResult | None:
         reason = setter.none_chosen if setter is not None else "no epoch was validated"
         print(f"{reason}: the last epoch is tested, not the best")
     trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
-    about = {
-        **{"command": ["train", *args], "configs": config_digest(args)},
-        **{"epochs": trainer.max_epochs, "fit_seconds": round(timer.time_elapsed(), 1)},
-    }
     result = _report(cli, run_name(["fit", *args]), best, about)
     _write_hparams(cli, "test")
     if result is not None:
@@ -114,8 +114,13 @@ def _fitted(args: list[str], fresh: bool) -> SpikeCLI:
         cli = SpikeCLI(["fit", *args], fresh=fresh)
     trainer: Any = cli.trainer
     if cli.run_folder is not None and trainer.is_global_zero and trainer.state.finished:
-        write_identity(cli.run_folder, cli.args, finished=True)
+        write_identity(cli.run_folder, cli.args, finished=True, seconds=_training_time(trainer))
     return cli
+
+
+def _training_time(trainer: Any) -> float:
+    """Seconds, all sittings together."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, TrainingTime)).seconds
 
 
 def _without_fresh(args: list[str]) -> tuple[bool, list[str]]:
@@ -160,7 +165,7 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -
     _print(result, rows, title)
     if cli.run_folder is not None:
         path = cli.run_folder / RESULT
-        before = json.loads(path.read_text()) if path.is_file() else {}
+        before = _kept_result(path)
         tested = {"command": about["command"], "checkpoint": checkpoint, "split": "test", **machine()}
         if before.get("checkpoint") == checkpoint:  # a later test of the same weights keeps what training said
             about = {**{key: before[key] for key in TRAINING if key in before}, **about}
@@ -196,14 +201,32 @@ def twin_args(args: list[str]) -> list[str]:
 
 def _is_tested(folder: Path) -> bool:
     """Whether the result in a run folder is its training's: a test under other settings may have come since."""
-    path = folder / RESULT
-    if not path.is_file() or not (folder / BILL_JSON).is_file():
+    if not (folder / BILL_JSON).is_file() or not _is_trainings(_kept_result(folder / RESULT)):
         return False
-    return _is_trainings(json.loads(path.read_text()))
+    try:
+        load_result(folder / RESULT)
+        read_rows(folder)
+    except UserError as error:
+        print(f"warning: {error}", flush=True)
+        return False
+    return True
+
+
+def _kept_result(path: Path) -> dict[str, Any]:
+    """What result.json said so far: nothing if there is none, or it is damaged, which is said."""
+    if not path.exists():
+        return {}
+    try:
+        return read_result(path)
+    except UserError as error:
+        if is_first_process():
+            print(f"warning: {error} What it said is lost.", flush=True)
+        return {}
 
 
 def _is_trainings(result: dict[str, Any]) -> bool:
-    return bool(result.get("command", [])[:1] == ["train"])
+    command = result.get("command")
+    return isinstance(command, list) and command[:1] == ["train"]
 
 
 def _finished(run: Finished) -> RunResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -51,7 +52,7 @@ class Dashboard(Callback):
         """Lay the pages out."""
         sizes = getattr(pl_module.net, "sizes", None)
         for logger in trainer.loggers if trainer.is_global_zero else []:
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, TensorBoardLogger) and not _has_been_written_to(logger):
                 sizes = sizes if isinstance(sizes, LayerSizes) else LayerSizes({}, {})
                 logger.experiment.add_custom_scalars(custom_scalars(list(sizes.neurons), list(sizes.synapses)))
 
@@ -62,16 +63,17 @@ class Dashboard(Callback):
         takers = [logger for logger in trainer.loggers if takes_pictures(logger)]
         if not takers:
             return
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # the one at which Lightning logs this validation
         for tag, figure in self._draw(trainer, pl_module).items():
             for logger in takers:
-                show(logger, tag, figure, trainer.global_step)
+                show(logger, tag, figure, step)
             figure.clear()  # or its cycles wait for the garbage collector, tens of megabytes later
         bill: SpikeBill = cast(Any, pl_module).bills["val"]
         for logger in takers:
             if isinstance(logger, TensorBoardLogger):
                 for name, spikes in (bill.neuron_spikes or {}).items():
                     rates = torch.tensor(spikes, dtype=torch.float32) / bill.steps
-                    logger.experiment.add_histogram(f"spikes/rates_of_neurons/{name}", rates, trainer.global_step)
+                    logger.experiment.add_histogram(f"spikes/rates_of_neurons/{name}", rates, step)
 
     def _is_time(self, trainer: Trainer) -> bool:
         if self.every_n_epochs == 0 or trainer.state.fn != "fit":
@@ -106,6 +108,12 @@ class Dashboard(Callback):
             batch = type(batch)(*(values[: self.images].to(pl_module.device) for values in batch))
             self._shown = batch.images.cpu(), data.encode(batch).images
         return self._shown
+
+
+def _has_been_written_to(logger: TensorBoardLogger) -> bool:
+    """Whether an earlier sitting has laid out its pages."""
+    logger.experiment.flush()  # its own file is there then
+    return len(list(Path(logger.log_dir).glob("events.out.tfevents.*"))) > 1
 
 
 def takes_pictures(logger: Logger) -> bool:

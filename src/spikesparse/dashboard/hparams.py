@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
 
 from spikesparse.settings import flat
 
@@ -42,5 +43,10 @@ def write_hparams(trainer: Trainer, settings: dict[str, Any], measured: dict[str
     results = {f"{tag}/{split}": measured[f"{tag}/{split}"] for tag in RESULTS if f"{tag}/{split}" in measured}
     for logger in trainer.loggers if trainer.is_global_zero else []:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(flat_settings(settings), results, step=cast(Any, trainer).global_step)
+            # Not the logger's own log_hyperparams: it logs the results once more, which have been logged.
+            plain = flat_settings(settings)
+            logger.hparams.update(plain)
+            writer: Any = logger.experiment._get_file_writer()
+            for summary in hparams(plain, results):
+                writer.add_summary(summary, cast(Any, trainer).global_step)
             logger.save()

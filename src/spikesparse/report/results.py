@@ -103,7 +103,7 @@ def origins(runs: list[Drawn]) -> tuple[list[str], list[list[Cell]]]:
     }
     known = [{"epochs": each.run.config.get("trainer.max_epochs"), **each.run.bill, **each.run.result} for each in runs]
     for each, of_run in zip(runs, known, strict=True):
-        if each.run.seconds is not None:  # result.json of earlier versions has the last sitting's alone
+        if each.run.seconds is not None:
             of_run["fit_seconds"] = round(each.run.seconds, 1)
     return [*keys.values()], [[Cell(_or_absent(of_run.get(key))) for key in keys] for of_run in known]
 

@@ -37,7 +37,8 @@ class Run:
         result: result.json.
         bill: bill.json.
         curves: TensorBoard tag -> (epochs from 1, values).
-        seconds: that it trained, all its sittings together, without pauses between them; None if unknown.
+        seconds: that it trained, all its sittings together, without pauses between them, from run.json or, while it
+            trains and of earlier versions, by the time stamps of its events; None if unknown.
         missing: what is not there and how to get it, a sentence each.
     """
 
@@ -134,7 +135,9 @@ def read_run(folder: Path) -> Run:
     bill = _read(folder / "bill.json", json.loads, f"{how}best.ckpt writes it", missing)
     events = _read_events(folder)
     curves = {} if events is None else _curves(events)
-    seconds = None if events is None else _training_seconds(events)
+    seconds = number(_read(folder / "run.json", json.loads, "", []).get("fit_seconds"))
+    if seconds is None and events is not None:  # result.json of earlier versions may have up to twice of it
+        seconds = _training_seconds(events)
     if not curves:
         missing.append(f"{folder}: no TensorBoard events of whole epochs: it has no curves; copy {_EVENTS} there")
     return Run(folder, flat(config), result, bill, curves, seconds, missing)

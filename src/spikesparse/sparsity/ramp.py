@@ -37,6 +37,7 @@ class Ramp:
             schedule = SCHEDULES[choose("schedule", schedule, SCHEDULES, "--sparsity.schedule")]
         self.schedule, self.start_epoch = schedule, start_epoch
         self._asked_end_epoch, self.end_epoch = end_epoch, end_epoch
+        self.overruled: int | None = None  # where it would end, had a checkpoint not settled it
 
     def settle(self, max_epochs: int | None) -> None:
         """End it at half of the training, unless its end is known."""
@@ -46,6 +47,7 @@ class Ramp:
     def restore(self, end_epoch: int) -> None:
         """Keep the end that a checkpoint settled, unless the user names one."""
         if self._asked_end_epoch is None:
+            self.overruled = self.end_epoch if self.end_epoch != end_epoch else None
             self.end_epoch = end_epoch
 
     def over(self, epoch: int) -> bool:

@@ -51,8 +51,16 @@ class SparsityWeight(Callback):
             self.ramp.settle(trainer.max_epochs)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if the run ends before the ramp."""
-        if not _is_set_by_another(self, trainer) and trainer.max_epochs is not None and trainer.max_epochs > 0:
+        """Say so if the run ends before the ramp, or goes on with that of a shorter or longer one."""
+        if _is_set_by_another(self, trainer):
+            return
+        if self.ramp.overruled is not None and trainer.is_global_zero:
+            print(
+                f"warning: --trainer.max_epochs={trainer.max_epochs} differs from the checkpoint's, whose ramp of "
+                f"lambda stays in force: it ends in epoch {self.ramp.end_epoch}, not {self.ramp.overruled}. To move it, name "
+                "--sparsity.end_epoch."
+            )
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
             text = self.warning(trainer.max_epochs)
             if text:
                 rank_zero_warn(text)
