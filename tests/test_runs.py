@@ -1,6 +1,7 @@
 """Whole runs through the command line: determinism, resuming, precedence of settings, errors, prediction."""
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -21,7 +22,7 @@ from spikesparse import load_run
 from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
 from spikesparse.paths import CONFIGS
-from spikesparse.runs import run_name
+from spikesparse.runs import changes_settings, run_name, without_shown
 from spikesparse.train import _compare_command
 from spikesparse.trainer_flags import COUNTS_OR_SHARES
 
@@ -566,6 +567,55 @@ def test_run_name_is_a_function_of_what_makes_the_experiment():
     assert run_name([*base, one]).startswith("digits-")
     assert run_name([*base, one, two]) == "digits-6114953b"  # as it was before repeated flags were looked at
     assert run_name([*base, "--trainer.callbacks+=a.B", "--trainer.callbacks.c=1"]) == "digits-e875dc2a"
+
+
+SHOWN = [
+    *("--dashboard.images=2", "--dashboard={images: 2}", "--predictions.path=out.csv", "--trainer.log_every_n_steps=7"),
+    *("--trainer.profiler=simple", "--trainer.num_sanity_val_steps=0", "--data.num_workers=1", "--data.resident=true"),
+    *("--data.pin_memory=false", "--trainer.default_root_dir=x"),
+]
+
+
+@pytest.mark.parametrize("flag", SHOWN)
+def test_what_changes_no_training_makes_no_other_experiment(flag):
+    base = ["fit", "--model.net.width=2"]
+    assert run_name([*base, flag]) == run_name(base)
+    assert run_name([*base, *flag.split("=", 1)]) == run_name(base)
+    assert not changes_settings(["test", flag])
+    assert without_shown([*base, flag]) == without_shown([*base, *flag.split("=", 1)]) == base
+    for other in ("--data.batch_size=7", "--trainer.callbacks=dashboard", "--data.encoder=poisson"):
+        assert run_name([other]) != run_name([])
+        assert without_shown([other]) == [other]
+
+
+def test_no_bit_of_the_weights_hangs_on_them(tiny_args):
+    Path("x").mkdir()
+    short = [*tiny_args, "--trainer.max_epochs=2", "--sparsity.end_epoch=1"]
+    plain = weights(fit(short))
+    assert_same(weights(fit([*short, *(flag for flag in SHOWN if "workers" not in flag)])), plain)
+
+
+@pytest.mark.slow
+def test_a_run_named_before_such_flags_were_left_out_is_still_found(tiny_args, capsys):
+    """By the name that it has from then: with a hash of the flag."""
+    short = [arg for arg in tiny_args if "log_every" not in arg] + ["--dashboard.images=2"]
+    assert fit(short, StopAfter(2)).run_folder
+    (now,) = Path("runs").glob("*/seed0")
+    shaped = sorted(arg for arg in short if not re.match(r"--data\.data_dir|--trainer\.enable", arg))
+    then = Path("runs") / f"base-{hashlib.sha256(chr(0).join(shaped).encode()).hexdigest()[:8]}" / "seed0"
+    then.parent.mkdir()
+    kept = json.loads((now / "run.json").read_text()) | {"finished": False, "trained_as": f"{then.parent.name}/seed0"}
+    (now / "run.json").write_text(json.dumps(kept))
+    now.rename(then)
+    capsys.readouterr()
+    assert main(["fit", *short]) == 0
+    assert f"going on from {then}/checkpoints/last.ckpt (before epoch 3" in capsys.readouterr().out
+    assert not now.exists()
+    assert main(["fit", *short]) == 0
+    assert f"{then} is this very run, finished" in capsys.readouterr().out
+    assert main(["fit", *[arg for arg in short if "dashboard" not in arg]]) == 0  # the same run by its name of now
+    assert now.exists()
+    assert then.exists()
 
 
 def test_of_a_flag_that_comes_twice_the_last_value_names_the_run():
