@@ -61,6 +61,22 @@ class Finished(Exception):
         self.folder = folder
 
 
+class NothingToTrain(Exception):
+    """Training is asked for, of no epoch, step or batch."""
+
+
+def refuse_nothing(trainer: Trainer) -> None:
+    """End a command that trains nothing, before it has a folder.
+
+    Raises:
+        NothingToTrain: naming the flag.
+    """
+    asked: dict[str, Any] = {name: getattr(trainer, name) for name in ("max_epochs", "max_steps", "limit_train_batches")}
+    for name, value in asked.items():
+        if value == 0:
+            raise NothingToTrain(f"--trainer.{name}={value}: nothing is trained, and nothing is tested or written.")
+
+
 def folder_of_command(folder: Path, args: list[str]) -> Path:
     """The run folder of a command, or the one that its run has from when its name still told more flags apart.
 

@@ -19,7 +19,7 @@ from spikesparse.checkpoints import CHOICES, read_checkpoint
 from spikesparse.errors import UserError
 from spikesparse.own import own_files
 from spikesparse.paths import CONFIGS
-from spikesparse.settings import BUDGETS
+from spikesparse.settings import BUDGETS, flat
 from spikesparse.yaml_files import load_yaml, read_yaml
 
 # Settings that change what is shown and written, and how images are fetched: no bit of the weights hangs on them.
@@ -166,7 +166,23 @@ def run_folder(config: Any, args: list[str]) -> Path | None:
         return None
     seed = config.get("seed_everything")
     own = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"
-    return folder_of_checkpoint(config.get("ckpt_path")) or own
+    folder = folder_of_checkpoint(config.get("ckpt_path")) or own
+    refuse_blocked(folder)
+    return folder
+
+
+def refuse_blocked(folder: Path) -> None:
+    """Refuse a folder that cannot be made, because a file has its name or that of one above it.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for place in (*reversed(folder.parents), folder):
+        if os.path.lexists(place) and not place.is_dir():
+            raise UserError(
+                f"{place}: it is no folder, and {folder} is to be made there. Move it away, work in another folder, or "
+                "set --trainer.logger.init_args.save_dir."
+            )
 
 
 def place_logger(config: Any, folder: Path) -> None:
@@ -269,7 +285,13 @@ def with_checkpoint_settings(args: list[str]) -> list[str]:
     path = flag_value(args, "--ckpt_path")
     if not path or path in CHOICES:
         return args
-    settings = read_checkpoint(path).get("settings")
+    settings = read_checkpoint(path).get("settings") or {}
+    configs = [settings, *(config for _, config in named_settings(args, read_values=True))]
+    if not any({"data", "data.source"} & flat(config).keys() for config in configs):  # `data` may be a file's name
+        raise UserError(
+            f"--ckpt_path={path}: the checkpoint keeps no settings: it was not written by this command line, and does not "
+            "tell what it was trained on. Name that: --data.source and the rest, or a --config that does."
+        )
     if not settings:
         return args
     folder = folder_of_checkpoint(path)

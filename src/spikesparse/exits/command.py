@@ -17,6 +17,7 @@ from spikesparse.exits.curve import ExitCurve, Exits
 from spikesparse.exits.figure import draw
 from spikesparse.imports import split_allowed
 from spikesparse.load import load_run
+from spikesparse.memory import check_memory
 from spikesparse.runs import trained_precision
 from spikesparse.settings_errors import SettingsErrors
 from spikesparse.sparsity.asked import check_fraction, told_by
@@ -82,6 +83,7 @@ def main(args: list[str]) -> None:
             enable_checkpointing=False,
             enable_model_summary=False,
         )
+    check_memory("validate", module.net, data, trainer)
     trainer.validate(curve, data, verbose=False)
     rows = [curve.row(exit) for exit in exits]
     targets = asked.target or [getattr(row, asked.by) for row in rows[:-1]]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from spikesparse.errors import UserError
-from spikesparse.runs import run_name
+from spikesparse.runs import refuse_blocked, run_name
 
 _STUDIES = Path("runs", "pareto")
 
@@ -75,6 +75,7 @@ def _search(ours: argparse.Namespace, training: list[str], args: list[str]) -> N
     from spikesparse.search.worker import work
 
     folder = _STUDIES / ours.study
+    refuse_blocked(folder)
     plan = make_plan(ours.study, folder, training, read_space(ours.space), ours.objective, ours.trials)
     study = open_study(plan, ours.storage or f"sqlite:///{folder / 'study.db'}", ours.heartbeat, ours.grace)
     if ours.workers > 1:
