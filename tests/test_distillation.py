@@ -14,6 +14,7 @@ from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.errors import UserError
 from spikesparse.imports import limited_imports
 from spikesparse.load import build_encoder
+from spikesparse.sparsity.asked import told_by
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
@@ -158,7 +159,7 @@ def test_encoders_are_compared_as_they_are_built_whatever_named_them(theirs, our
         if same:
             assert isinstance(load_teacher("teacher.ckpt", student), SpikingVGG)
         else:
-            with pytest.raises(UserError, match="teacher.ckpt: that network reads what .* makes; --data.encoder is"):
+            with pytest.raises(UserError, match=r"teacher\.ckpt: that network reads what .* makes; --data.encoder is"):
                 load_teacher("teacher.ckpt", student)
     sys.modules.pop("mine_encoder", None)
 
@@ -174,5 +175,15 @@ def test_a_teacher_of_other_images_is_refused():
     """Both have ten classes and 32x32 pixels."""
     settings = {"data": {"encoder": "direct", "source": "cifar10"}, "model": {"net": {}}}
     torch.save({"state_dict": {}, "settings": settings}, "teacher.ckpt")
-    with pytest.raises(UserError, match="was trained on cifar10; here it is --data.source=digits"):
+    with pytest.raises(UserError, match=r"was trained on cifar10; here it is --data.source=digits"):
         load_teacher("teacher.ckpt", CIFAR10DataModule(source="digits"))
+
+
+@pytest.mark.parametrize("flag", ["--budget.baseline", "--baseline"])
+def test_a_baseline_of_other_images_is_refused(flag):
+    measured = {"accuracy/val": 0.5}
+    torch.save({"state_dict": {}, "settings": {"data": {"source": "cifar10"}}, "measured": measured}, "base.ckpt")
+    with pytest.raises(UserError, match=rf"{flag}=base\.ckpt: that network was trained on cifar10; here it is"):
+        told_by("base.ckpt", "accuracy/val", CIFAR10DataModule(source="digits"), flag)
+    for data in (CIFAR10DataModule(), CIFAR10DataModule(source="npz"), None):
+        assert told_by("base.ckpt", "accuracy/val", data, flag) == 0.5

@@ -21,8 +21,9 @@ from fitting import Losses, fit
 from spikesparse import load_run
 from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
+from spikesparse.errors import UserError
 from spikesparse.paths import CONFIGS
-from spikesparse.runs import changes_settings, run_name, without_shown
+from spikesparse.runs import changes_settings, refuse_blocked, run_name, with_checkpoint_settings, without_shown
 from spikesparse.train import _compare_command
 from spikesparse.trainer_flags import COUNTS_OR_SHARES
 
@@ -509,6 +510,66 @@ def test_a_flag_that_nothing_reads_is_named(flags, lines, tiny_args, capsys):
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not read: ")]
     assert len(said) == len(lines)
     assert all(line.removeprefix("not read: ").startswith(start) for line, start in zip(said, lines, strict=True))
+
+
+@pytest.mark.parametrize("command", ["train", "validate", "pareto"])
+def test_a_file_where_the_run_folder_must_be_is_refused(command, tiny_args, capsys):
+    args = [arg for arg in tiny_args if command != "validate" or "--sparsity" not in arg]
+    if command == "pareto":
+        pytest.importorskip("optuna", reason="the search extra is not installed")
+        args = [arg for arg in args if "end_value" not in arg and "end_epoch" not in arg]
+    Path("runs").write_text("mine")
+    assert main([command, *args]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("spikesparse: error:")]
+    assert "error: runs: it is no folder" in line
+    assert Path("runs").read_text() == "mine"
+
+
+@pytest.mark.parametrize("blocked", ["a", "a/b", "a/b/seed0"])
+def test_whatever_stands_where_a_folder_must_be_is_named(blocked):
+    refuse_blocked(Path("a/b/seed0"))
+    Path(blocked).parent.mkdir(parents=True, exist_ok=True)
+    refuse_blocked(Path("a/b/seed0"))
+    Path(blocked).symlink_to("nowhere")
+    with pytest.raises(UserError, match=f"^{blocked}: it is no folder"):
+        refuse_blocked(Path("a/b/seed0"))
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("train", "--trainer.max_epochs=0"), ("fit", "--trainer.max_steps=0"), ("fit", "--trainer.limit_train_batches=0")],
+)
+def test_a_training_of_nothing_says_so_and_leaves_an_earlier_run_where_it_is(command, flag, tiny_args, capsys):
+    folder = Path("runs") / run_name(["fit", *tiny_args, flag]) / "seed0"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "mine.txt").write_text("kept")
+    assert main([command, *tiny_args, flag]) == 0
+    assert f"{flag}: nothing is trained, and nothing is tested or written.\n" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "mine.txt"]
+    assert [path.name for path in folder.parent.glob("[!.]*")] == ["seed0"]
+
+
+def no_download(*args):
+    raise AssertionError("something is downloaded")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "train"])
+def test_a_checkpoint_without_settings_is_named_and_nothing_is_downloaded(command, monkeypatch, capsys):
+    monkeypatch.setattr("spikesparse.data.cifar.fetch", no_download)
+    torch.save({"state_dict": {"net.x": torch.ones(1)}}, "bare.ckpt")
+    Path("no_data.yaml").write_text("model: {loss: squared_error}")
+    for more in ([], ["--config=no_data.yaml"], ["--data.batch_size=4"]):
+        assert main([command, "--ckpt_path=bare.ckpt", *more]) == 2
+        assert "--ckpt_path=bare.ckpt: the checkpoint keeps no settings" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_settings_is_used_with_data_that_is_named():
+    torch.save({"state_dict": {"net.x": torch.ones(1)}}, "bare.ckpt")
+    Path("data.yaml").write_text("data: {source: npz}")
+    Path("part.yaml").write_text("source: npz")
+    for named in ("--data.source=npz", "--data={source: npz}", "--config=data.yaml", "--data=part.yaml"):
+        args = ["test", "--ckpt_path=bare.ckpt", named]
+        assert with_checkpoint_settings(args) == args
 
 
 def test_truncated_checkpoint_is_refused(checkpoint, capsys):

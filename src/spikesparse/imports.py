@@ -264,7 +264,7 @@ def _taken_by(*classes: type) -> list[type]:
     found: list[type] = []
     waiting = list(classes)
     while waiting:
-        hints = typing.get_type_hints(waiting.pop().__init__)
+        hints = typing.get_type_hints(vars(waiting.pop()).get("__init__", object.__init__))
         for named in _classes_in([*hints.values()]):
             for each in (named, *_subclasses(named)):
                 if _under(each.__module__, ("spikesparse",)) and each not in found:
@@ -285,6 +285,7 @@ def _classes_in(hints: list[Any]) -> Iterator[type]:
 
 
 def _subclasses(of: type) -> Iterator[type]:
-    for each in type.__subclasses__(of):
+    found: list[type] = type.__subclasses__(of)
+    for each in found:
         yield each
         yield from _subclasses(each)

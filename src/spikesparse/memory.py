@@ -50,8 +50,9 @@ def check_memory(command: str, net: nn.Module, data: CIFAR10DataModule, trainer:
         if least > there:
             place = torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine"
             raise UserError(
-                f"--data.timesteps={data.timesteps}: a batch of {images} images takes at least {_told(least)} of memory "
-                f"at once, and {place} has {_told(there)}. Lower it (4 is usual), or --data.batch_size={data.batch_size}."
+                f"--data.timesteps={data.timesteps}: a batch of {images} images takes at least {_told(least)} of "
+                f"memory at once, and {place} has {_told(there)}. Lower it (4 is usual), or "
+                f"--data.batch_size={data.batch_size}."
             )
 
 
@@ -72,11 +73,12 @@ def least_bytes(net: nn.Module, data: CIFAR10DataModule, itemsize: int, phase: s
     entering = 4 * math.prod(data.input_shape) if spikes_enter else 0
     if not isinstance(net, SpikingStack) or type(net).forward is not SpikingStack.forward:
         return entering
-    most, (*hidden, last) = entering, net.layers.values()
+    layers: list[Any] = list(net.layers.values())
+    most, hidden, last = entering, layers[:-1], layers[-1]
     for layer in hidden if spikes_enter else hidden[1:]:
         made = 0 if layer.recompute else layer.incoming.after(layer.weights).features
-        most = max(most, itemsize * (layer.incoming.features + made))
-    most = max(most, itemsize * (last.incoming.features + last.incoming.after(last.weights).features))
+        most = max(most, itemsize * int(layer.incoming.features + made))
+    most = max(most, itemsize * int(last.incoming.features + last.incoming.after(last.weights).features))
     neurons = net.sizes.neurons.values()
     if phase == "fit":
         return most + sum(neurons) // (4 * 8)  # of a pooled layer, a quarter may be kept

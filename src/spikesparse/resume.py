@@ -71,9 +71,8 @@ def refuse_nothing(trainer: Trainer) -> None:
     Raises:
         NothingToTrain: naming the flag.
     """
-    asked: dict[str, Any] = {name: getattr(trainer, name) for name in ("max_epochs", "max_steps", "limit_train_batches")}
-    for name, value in asked.items():
-        if value == 0:
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if (value := getattr(trainer, name)) == 0:
             raise NothingToTrain(f"--trainer.{name}={value}: nothing is trained, and nothing is tested or written.")
 
 

@@ -289,8 +289,8 @@ def with_checkpoint_settings(args: list[str]) -> list[str]:
     configs = [settings, *(config for _, config in named_settings(args, read_values=True))]
     if not any({"data", "data.source"} & flat(config).keys() for config in configs):  # `data` may be a file's name
         raise UserError(
-            f"--ckpt_path={path}: the checkpoint keeps no settings: it was not written by this command line, and does not "
-            "tell what it was trained on. Name that: --data.source and the rest, or a --config that does."
+            f"--ckpt_path={path}: the checkpoint keeps no settings: it was not written by this command line, and does "
+            "not tell what it was trained on. Name that: --data.source and the rest, or a --config that does."
         )
     if not settings:
         return args

@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 FIXED_SOURCES = ("cifar10", "cifar100", "digits")
 
 
-def check_same_images(settings: dict[str, Any], data: CIFAR10DataModule, named: str) -> None:
+def check_same_images(settings: dict[str, Any], data: Any, named: str) -> None:
     """Refuse a checkpoint of other images, as far as their source tells.
 
     Args:
         settings: the checkpoint's, of its data.
-        data: that it is used with.
+        data: module of what it is compared with; one of another kind, or None, tells nothing.
         named: what the user called it by.
 
     Raises:
         UserError: naming both sources.
     """
-    source = settings.get("source")
-    if source != data.source and {source, data.source} <= set(FIXED_SOURCES):
+    theirs, ours = settings.get("source"), getattr(data, "source", None)
+    if theirs != ours and theirs in FIXED_SOURCES and ours in FIXED_SOURCES:
         raise UserError(
-            f"{named}: that network was trained on {source}; here it is --data.source={data.source}. Name a checkpoint "
+            f"{named}: that network was trained on {theirs}; here it is --data.source={ours}. Name a checkpoint "
             "of the same images."
         )
 
@@ -107,11 +107,15 @@ def _parts(value: Any) -> dict[Any, Any] | None:
         return {"function": value.__func__, "self": value.__self__}
     if isinstance(value, partial):
         return {"function": value.func, "args": value.args, "keywords": value.keywords}
-    own_equality = type(value).__eq__ is not object.__eq__ and not dataclasses.is_dataclass(value)
+    own_equality = not _same_as_by_identity(value) and not dataclasses.is_dataclass(value)
     slots = [name for each in type(value).__mro__ for name in vars(each).get("__slots__", ()) if hasattr(value, name)]
     if isinstance(value, type) or own_equality or not (hasattr(value, "__dict__") or slots):
         return None
     return {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
+
+
+def _same_as_by_identity(value: object) -> bool:
+    return getattr(type(value), "__eq__", None) is getattr(object, "__eq__", None)
 
 
 def _told(encoder: Any) -> str:

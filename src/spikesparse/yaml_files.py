@@ -86,7 +86,8 @@ def check_regular(path: Path, where: str) -> None:
 def check_yaml(text: str, where: str) -> None:
     """Refuse a YAML text that is not whole, or is longer, deeper or larger than settings are.
 
-    Nor may a key stand twice in it, or have no value: :class:`KeyCheck`. It is read event by event, so that nothing is built and nothing recurses.
+    Nor may a key stand twice in it, or have no value: :class:`KeyCheck`. It is read event by event, so that nothing is
+    built and nothing recurses.
 
     Raises:
         UserError: saying which.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -46,7 +47,7 @@ class KeyCheck:
         self._lines: dict[Path, int] = {}  # where each path stands
         self._anchored: dict[str, Hashable] = {}  # scalars, for a key that is an alias
         self._constructor = yaml.constructor.SafeConstructor()
-        self._resolver = yaml.resolver.Resolver()
+        self._resolver: Any = yaml.resolver.Resolver()
 
     def take(self, event: yaml.Event) -> None:
         """Look at the next event of the text.
@@ -69,7 +70,8 @@ class KeyCheck:
             self._anchored[event.anchor] = self._constructed(event)[0]
         if not self._levels:
             return ()
-        level, line = self._levels[-1], event.start_mark.line + 1
+        mark: Any = event.start_mark
+        level, line = self._levels[-1], mark.line + 1
         if not level.mapping:
             level.items += 1
             return (*level.path, level.items - 1)
@@ -86,7 +88,7 @@ class KeyCheck:
 
     def _key(self, above: Path, event: yaml.NodeEvent, line: int) -> Path:
         if isinstance(event, yaml.AliasEvent):
-            key, merged = self._anchored.get(event.anchor, "?"), False
+            key, merged = self._anchored.get(str(event.anchor), "?"), False
         elif isinstance(event, yaml.ScalarEvent):
             key, merged = self._constructed(event)
         else:
@@ -97,7 +99,7 @@ class KeyCheck:
         if (first := self._lines.get(path)) is not None:
             lines = f"in lines {first} and {line}" if first != line else f"in line {line}"
             raise UserError(
-                f"{self._where}: {_dotted(path)} stands twice, {lines}, and the first would be lost. Make one of the two."
+                f"{self._where}: {_dotted(path)} stands twice, {lines}, and the first would be lost. Make them one."
             )
         self._lines[path] = line
         return path
