@@ -14,13 +14,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import yaml
 from plan import ROOT, Run, add_row, correct_images, row_of, rows_of
 
 from spikesparse.checkpoints import chosen_checkpoint
 from spikesparse.locks import FileLock
 from spikesparse.report.runs import read_run
 from spikesparse.runs import run_name
+from spikesparse.yaml_files import read_yaml
 
 GRACE = 20  # seconds that a run has to close its files when the time is over
 LOOK = 0.5  # seconds between two looks at whether it is
@@ -34,7 +34,7 @@ ALLOCATOR = {
 
 def arguments_of(run: Run, data: list[str], more: list[str], campaign: list[Run]) -> list[str]:
     """The command line of a run, with the checkpoints that it needs filled in."""
-    config = yaml.safe_load((ROOT / run.arguments[2]).read_text())
+    config = read_yaml(ROOT / run.arguments[2], run.arguments[2])
     words = [*run.arguments, *(data if config["data"]["source"] == "cifar10" else []), *more]
     for needed in needed_by(run, campaign):
         best = folder_of(arguments_of(needed, data, more, campaign), run.seed) / "checkpoints/best.ckpt"

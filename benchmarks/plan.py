@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = ROOT / "benchmarks/plan.yaml"
 sys.path.insert(0, str(ROOT / "src"))
 from spikesparse.locks import FileLock  # noqa: E402
 from spikesparse.whole_files import replace_file  # noqa: E402
+from spikesparse.yaml_files import read_yaml  # noqa: E402
 
 COLUMNS = [
     *("recipe", "seed", "config", "architecture", "timesteps", "steps_per_image", "encoding", "train_images"),
@@ -77,7 +77,7 @@ def read_plan(path: Path = PLAN) -> tuple[dict[str, dict[str, Any]], list[Run]]:
     Raises:
         ValueError: for a recipe that needs a recipe which is not there or comes after it.
     """
-    campaigns: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text())
+    campaigns: dict[str, dict[str, Any]] = read_yaml(path, str(path))
     runs = []
     for campaign, about in campaigns.items():
         cuda = about.get("cuda", False)
@@ -129,7 +129,7 @@ def row_of(run: Run, folder: Path, command: list[str], minutes: float) -> dict[s
 
     result = json.loads((folder / "result.json").read_text())
     bill = json.loads((folder / "bill.json").read_text())
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = read_yaml(folder / "config.yaml", f"{folder}/config.yaml")
     best = torch.load(folder / "checkpoints" / Path(result["checkpoint"]).name, map_location="cpu", weights_only=True)
     budget = config.get("budget") or {}
     asked = next((n for n in ("target", "reduction", "max_accuracy_drop") if budget.get(n) is not None), None)

@@ -1,15 +1,20 @@
 """Distillation from a trained network."""
 
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from fitting import Losses, fit
-from spikesparse import load_run
+from spikesparse import CIFAR10DataModule, SpikingVGG, load_run
 from spikesparse.__main__ import main
 from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.errors import UserError
+from spikesparse.imports import limited_imports
+from spikesparse.load import build_encoder
+from spikesparse.sparsity.asked import told_by
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
@@ -92,7 +97,7 @@ def test_first_loss_is_made_of_labels_and_teacher(tiny_args, teacher):
     ("flags", "said"),
     [
         (["--model.distillation.teacher=nowhere.ckpt"], "nowhere.ckpt: there is no such file"),
-        (["--data.encoder=direct"], "Name a teacher of the student's own encoding"),
+        (["--data.encoder=direct"], "Name a checkpoint of the same encoding"),
         (["--data.normalize=false"], "was trained with --data.normalize=true"),
     ],
 )
@@ -100,3 +105,85 @@ def test_a_teacher_that_cannot_teach_is_refused(flags, said, tiny_args, teacher,
     args = [*tiny_args, f"--model.distillation.teacher={teacher}", *flags]
     assert main(["fit", *args]) == 2
     assert said in capsys.readouterr().err
+
+
+POISSON = "spikesparse.PoissonEncoder"
+OWN = """
+import torch
+from spikesparse import Encoder, PoissonEncoder
+class Kept(Encoder):
+    def __init__(self, rates=(0.5,), scale=1.0):
+        self.rates, self.scale = torch.tensor(rates), scale
+        self.of = lambda pixel: pixel * scale
+    def __repr__(self): return "Kept()"  # whatever it keeps
+class Mine(PoissonEncoder): pass
+"""
+
+
+def by_path(path, **init_args):
+    return {"class_path": path, "init_args": init_args}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "same"),
+    [
+        ("poisson", "direct", False),
+        (by_path(POISSON, signed=True), "direct", False),
+        (by_path("spikesparse.encoding.DirectEncoder"), "direct", True),
+        ("direct", by_path("spikesparse.DirectEncoder"), True),
+        (by_path(POISSON), "poisson", True),
+        ("poisson", by_path(POISSON, signed=True, gain=1.0), True),
+        (by_path(POISSON, signed=False), "poisson", False),
+        (by_path(POISSON, signed=False), "poisson_unsigned", True),
+        (by_path(POISSON, gain=2.0), "poisson", False),
+        (by_path(POISSON, gain=2.0), by_path(POISSON, gain=2.0), True),
+        (by_path("mine_encoder.Mine"), "poisson", False),
+        (by_path("mine_encoder.Kept"), "direct", False),
+        (by_path("mine_encoder.Kept"), by_path("mine_encoder.Kept"), True),
+        (by_path("mine_encoder.Kept", rates=[0.5, 0.25]), by_path("mine_encoder.Kept"), False),
+        (by_path("mine_encoder.Kept", scale=2.0), by_path("mine_encoder.Kept"), False),
+    ],
+)
+def test_encoders_are_compared_as_they_are_built_whatever_named_them(theirs, ours, same, tiny_npz, monkeypatch):
+    Path("mine_encoder.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    net = SpikingVGG("4-P", input_shape=(3, 8, 8), num_classes=3)
+    weights = {f"net.{name}": value for name, value in net.state_dict().items()}
+    settings = {
+        "data": {"encoder": theirs, "timesteps": 4, "normalize": True, "source": "npz"},
+        "model": {"net": {"class_path": "spikesparse.SpikingVGG", "init_args": {"architecture": "4-P"}}},
+    }
+    torch.save({"state_dict": weights, "settings": settings}, "teacher.ckpt")
+    with limited_imports(("mine_encoder",)):
+        student = CIFAR10DataModule(str(tiny_npz), "npz", encoder=build_encoder(ours))
+        if same:
+            assert isinstance(load_teacher("teacher.ckpt", student), SpikingVGG)
+        else:
+            with pytest.raises(UserError, match=r"teacher\.ckpt: that network reads what .* makes; --data.encoder is"):
+                load_teacher("teacher.ckpt", student)
+    sys.modules.pop("mine_encoder", None)
+
+
+def test_a_teachers_encoder_is_imported_only_if_it_may_be(tiny_npz):
+    settings = {"data": {"encoder": by_path("os.system")}, "model": {"net": by_path("spikesparse.SpikingVGG")}}
+    torch.save({"state_dict": {}, "settings": settings}, "teacher.ckpt")
+    with pytest.raises(UserError, match=r"settings: data.encoder.class_path: os.system: not imported"):
+        load_teacher("teacher.ckpt", CIFAR10DataModule(str(tiny_npz), "npz"))
+
+
+def test_a_teacher_of_other_images_is_refused():
+    """Both have ten classes and 32x32 pixels."""
+    settings = {"data": {"encoder": "direct", "source": "cifar10"}, "model": {"net": {}}}
+    torch.save({"state_dict": {}, "settings": settings}, "teacher.ckpt")
+    with pytest.raises(UserError, match=r"was trained on cifar10; here it is --data.source=digits"):
+        load_teacher("teacher.ckpt", CIFAR10DataModule(source="digits"))
+
+
+@pytest.mark.parametrize("flag", ["--budget.baseline", "--baseline"])
+def test_a_baseline_of_other_images_is_refused(flag):
+    measured = {"accuracy/val": 0.5}
+    torch.save({"state_dict": {}, "settings": {"data": {"source": "cifar10"}}, "measured": measured}, "base.ckpt")
+    with pytest.raises(UserError, match=rf"{flag}=base\.ckpt: that network was trained on cifar10; here it is"):
+        told_by("base.ckpt", "accuracy/val", CIFAR10DataModule(source="digits"), flag)
+    for data in (CIFAR10DataModule(), CIFAR10DataModule(source="npz"), None):
+        assert told_by("base.ckpt", "accuracy/val", data, flag) == 0.5

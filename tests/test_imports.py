@@ -1,15 +1,18 @@
 """What settings may import: refused before anything is, wherever the path stands; --allow-import lets more in."""
 
+import inspect
 import re
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from spikesparse import load_run
+from spikesparse import CIFAR10DataModule, EarlyExit, SpikingClassifier, load_run
 from spikesparse.__main__ import main
+from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.imports import as_flags, check_path, limited_imports, split_allowed
 from spikesparse.runs import named_settings, run_name
@@ -126,6 +129,8 @@ ALLOWED = [
     *("pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.strategies.DDPStrategy"),
     *("pytorch_lightning.profilers.PyTorchProfiler", "lightning_fabric.plugins.environments.SLURMEnvironment"),
     *("pytorch_lightning.plugins.MixedPrecision", "pytorch_lightning.loggers.TensorBoardLogger"),
+    *("spikesparse.EarlyExit", "spikesparse.metrics.EnergyConstants", "spikesparse.distillation.Distillation"),
+    *("spikesparse.ops.surrogate.Atan", "spikesparse.ops.surrogate.Lee2020"),
 ]
 
 
@@ -133,6 +138,34 @@ def imported(path):
     from jsonargparse import _typehints
 
     return _typehints.import_object(path)
+
+
+def test_every_class_that_a_setting_takes_can_be_named():
+    """As the parser has it: whatever stands in the type of an argument of the module or its data is let in."""
+    for built in (SpikingClassifier, CIFAR10DataModule):
+        for name, parameter in inspect.signature(built.__init__, eval_str=True).parameters.items():
+            of = parameter.annotation
+            for each in (of, *typing.get_args(of)):
+                if inspect.isclass(each) and each.__module__.startswith("spikesparse"):
+                    with limited_imports():
+                        assert imported(f"{each.__module__}.{each.__qualname__}") is each, name
+
+
+def test_early_exit_is_taken_by_class_path(tiny_args):
+    Path("exit.yaml").write_text(
+        "model: {early_exit: {class_path: spikesparse.EarlyExit, init_args: {confidence: 0.4, measure: margin}}}"
+    )
+    flags = ["--model.early_exit=spikesparse.EarlyExit", "--model.early_exit.confidence=0.4"]
+    for named, exit in ((flags, EarlyExit(0.4)), (["--config=exit.yaml"], EarlyExit(0.4, "margin"))):
+        module = SpikeCLI(
+            [
+                "validate",
+                *(arg for arg in tiny_args if "--sparsity" not in arg),
+                "--trainer.limit_val_batches=0",
+                *named,
+            ]
+        )
+        assert module.model.early_exit == exit
 
 
 @pytest.mark.parametrize("path", REFUSED)

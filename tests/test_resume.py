@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from spikesparse.errors import UserError
 from spikesparse.locks import FileLock
 from spikesparse.module import SpikingClassifier
 from spikesparse.process_state import ProcessState
-from spikesparse.resume import Finished, begin_folder, gone_on_from, newest, write_identity
+from spikesparse.resume import Finished, begin_folder, folder_of_command, gone_on_from, newest, write_identity
 from spikesparse.run_lock import hold, let_go
 from spikesparse.runs import run_name
 from spikesparse.whole_files import replace_file, whole_file
@@ -167,6 +168,24 @@ def test_a_run_of_before_flags_were_noted_is_still_known(tmp_path):
     (folder / "run.json").write_text(json.dumps({name: kept[name] for name in ("configs", "data_dir", "finished")}))
     with pytest.raises(Finished):
         prepare_folder(folder, args, fresh=False)
+
+
+def test_a_run_is_found_under_the_name_that_told_more_flags_apart():
+    shown = ["fit", "--dashboard.images=2"]
+    named = Path("runs", f"base-{hashlib.sha256(b'--dashboard.images=2').hexdigest()[:8]}", "seed0")
+    now = Path("runs/base/seed0")
+    assert run_name(shown) == "base"
+    assert folder_of_command(now, shown) == now  # nothing is there
+    write_identity(named, shown, finished=True)
+    kept = json.loads((named / "run.json").read_text()) | {"trained_as": f"{named.parent.name}/seed0"}
+    (named / "run.json").write_text(json.dumps(kept))
+    assert folder_of_command(now, shown) == named
+    with pytest.raises(Finished):
+        prepare_folder(named, shown, fresh=False)
+    assert folder_of_command(now, ["fit"]) == now  # whose name never had a hash
+    assert folder_of_command(now, [*shown, "--data.data_dir=elsewhere"]) == now
+    write_identity(now, ["fit"])
+    assert folder_of_command(now, shown) == now  # the same run under its own name
 
 
 @pytest.mark.parametrize(

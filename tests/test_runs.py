@@ -1,6 +1,7 @@
 """Whole runs through the command line: determinism, resuming, precedence of settings, errors, prediction."""
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -20,8 +21,9 @@ from fitting import Losses, fit
 from spikesparse import load_run
 from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
+from spikesparse.errors import UserError
 from spikesparse.paths import CONFIGS
-from spikesparse.runs import run_name
+from spikesparse.runs import changes_settings, refuse_blocked, run_name, with_checkpoint_settings, without_shown
 from spikesparse.train import _compare_command
 from spikesparse.trainer_flags import COUNTS_OR_SHARES
 
@@ -583,6 +585,66 @@ def test_a_flag_that_nothing_reads_is_named(flags, lines, tiny_args, capsys):
     assert all(line.removeprefix("not read: ").startswith(start) for line, start in zip(said, lines, strict=True))
 
 
+@pytest.mark.parametrize("command", ["train", "validate", "pareto"])
+def test_a_file_where_the_run_folder_must_be_is_refused(command, tiny_args, capsys):
+    args = [arg for arg in tiny_args if command != "validate" or "--sparsity" not in arg]
+    if command == "pareto":
+        pytest.importorskip("optuna", reason="the search extra is not installed")
+        args = [arg for arg in args if "end_value" not in arg and "end_epoch" not in arg]
+    Path("runs").write_text("mine")
+    assert main([command, *args]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("spikesparse: error:")]
+    assert "error: runs: it is no folder" in line
+    assert Path("runs").read_text() == "mine"
+
+
+@pytest.mark.parametrize("blocked", ["a", "a/b", "a/b/seed0"])
+def test_whatever_stands_where_a_folder_must_be_is_named(blocked):
+    refuse_blocked(Path("a/b/seed0"))
+    Path(blocked).parent.mkdir(parents=True, exist_ok=True)
+    refuse_blocked(Path("a/b/seed0"))
+    Path(blocked).symlink_to("nowhere")
+    with pytest.raises(UserError, match=f"^{blocked}: it is no folder"):
+        refuse_blocked(Path("a/b/seed0"))
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("train", "--trainer.max_epochs=0"), ("fit", "--trainer.max_steps=0"), ("fit", "--trainer.limit_train_batches=0")],
+)
+def test_a_training_of_nothing_says_so_and_leaves_an_earlier_run_where_it_is(command, flag, tiny_args, capsys):
+    folder = Path("runs") / run_name(["fit", *tiny_args, flag]) / "seed0"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "mine.txt").write_text("kept")
+    assert main([command, *tiny_args, flag]) == 0
+    assert f"{flag}: nothing is trained, and nothing is tested or written.\n" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "mine.txt"]
+    assert [path.name for path in folder.parent.glob("[!.]*")] == ["seed0"]
+
+
+def no_download(*args):
+    raise AssertionError("something is downloaded")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "train"])
+def test_a_checkpoint_without_settings_is_named_and_nothing_is_downloaded(command, monkeypatch, capsys):
+    monkeypatch.setattr("spikesparse.data.cifar.fetch", no_download)
+    torch.save({"state_dict": {"net.x": torch.ones(1)}}, "bare.ckpt")
+    Path("no_data.yaml").write_text("model: {loss: squared_error}")
+    for more in ([], ["--config=no_data.yaml"], ["--data.batch_size=4"]):
+        assert main([command, "--ckpt_path=bare.ckpt", *more]) == 2
+        assert "--ckpt_path=bare.ckpt: the checkpoint keeps no settings" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_settings_is_used_with_data_that_is_named():
+    torch.save({"state_dict": {"net.x": torch.ones(1)}}, "bare.ckpt")
+    Path("data.yaml").write_text("data: {source: npz}")
+    Path("part.yaml").write_text("source: npz")
+    for named in ("--data.source=npz", "--data={source: npz}", "--config=data.yaml", "--data=part.yaml"):
+        args = ["test", "--ckpt_path=bare.ckpt", named]
+        assert with_checkpoint_settings(args) == args
+
+
 def test_truncated_checkpoint_is_refused(checkpoint, capsys):
     whole = Path(checkpoint).read_bytes()
     Path("half.ckpt").write_bytes(whole[: len(whole) // 2])
@@ -639,6 +701,55 @@ def test_run_name_is_a_function_of_what_makes_the_experiment():
     assert run_name([*base, one]).startswith("digits-")
     assert run_name([*base, one, two]) == "digits-6114953b"  # as it was before repeated flags were looked at
     assert run_name([*base, "--trainer.callbacks+=a.B", "--trainer.callbacks.c=1"]) == "digits-e875dc2a"
+
+
+SHOWN = [
+    *("--dashboard.images=2", "--dashboard={images: 2}", "--predictions.path=out.csv", "--trainer.log_every_n_steps=7"),
+    *("--trainer.profiler=simple", "--trainer.num_sanity_val_steps=0", "--data.num_workers=1", "--data.resident=true"),
+    *("--data.pin_memory=false", "--trainer.default_root_dir=x"),
+]
+
+
+@pytest.mark.parametrize("flag", SHOWN)
+def test_what_changes_no_training_makes_no_other_experiment(flag):
+    base = ["fit", "--model.net.width=2"]
+    assert run_name([*base, flag]) == run_name(base)
+    assert run_name([*base, *flag.split("=", 1)]) == run_name(base)
+    assert not changes_settings(["test", flag])
+    assert without_shown([*base, flag]) == without_shown([*base, *flag.split("=", 1)]) == base
+    for other in ("--data.batch_size=7", "--trainer.callbacks=dashboard", "--data.encoder=poisson"):
+        assert run_name([other]) != run_name([])
+        assert without_shown([other]) == [other]
+
+
+def test_no_bit_of_the_weights_hangs_on_them(tiny_args):
+    Path("x").mkdir()
+    short = [*tiny_args, "--trainer.max_epochs=2", "--sparsity.end_epoch=1"]
+    plain = weights(fit(short))
+    assert_same(weights(fit([*short, *(flag for flag in SHOWN if "workers" not in flag)])), plain)
+
+
+@pytest.mark.slow
+def test_a_run_named_before_such_flags_were_left_out_is_still_found(tiny_args, capsys):
+    """By the name that it has from then: with a hash of the flag."""
+    short = [arg for arg in tiny_args if "log_every" not in arg] + ["--dashboard.images=2"]
+    assert fit(short, StopAfter(2)).run_folder
+    (now,) = Path("runs").glob("*/seed0")
+    shaped = sorted(arg for arg in short if not re.match(r"--data\.data_dir|--trainer\.enable", arg))
+    then = Path("runs") / f"base-{hashlib.sha256(chr(0).join(shaped).encode()).hexdigest()[:8]}" / "seed0"
+    then.parent.mkdir()
+    kept = json.loads((now / "run.json").read_text()) | {"finished": False, "trained_as": f"{then.parent.name}/seed0"}
+    (now / "run.json").write_text(json.dumps(kept))
+    now.rename(then)
+    capsys.readouterr()
+    assert main(["fit", *short]) == 0
+    assert f"going on from {then}/checkpoints/last.ckpt (before epoch 3" in capsys.readouterr().out
+    assert not now.exists()
+    assert main(["fit", *short]) == 0
+    assert f"{then} is this very run, finished" in capsys.readouterr().out
+    assert main(["fit", *[arg for arg in short if "dashboard" not in arg]]) == 0  # the same run by its name of now
+    assert now.exists()
+    assert then.exists()
 
 
 def test_of_a_flag_that_comes_twice_the_last_value_names_the_run():

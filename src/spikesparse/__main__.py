@@ -127,6 +127,10 @@ def main(args: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{where}{error.strerror}. {_OF_THE_PLACE[error.errno]} The same command goes on.")
     except RuntimeError as error:
+        from spikesparse.memory import ran_out
+
+        if ran_out(error):
+            return _refuse(f"memory ran out ({error}): lower --data.batch_size or --data.timesteps.")
         if (reason := lost_peer(error)) is None:
             raise
         return _refuse(reason, 1)
@@ -149,6 +153,8 @@ _OF_THE_PLACE = {
     errno.EDQUOT: "Make room within the quota.",
     errno.EFBIG: "Files there may not grow that large.",
     errno.EROFS: "Nothing can be written there: work in another folder, or set --trainer.logger.init_args.save_dir.",
+    errno.ENOTDIR: "A file stands where a folder is needed: move it away.",
+    errno.EEXIST: "A file stands where a folder is needed: move it away.",
     errno.EACCES: "Nothing can be written there: work in another folder, or set --trainer.logger.init_args.save_dir.",
 }
 

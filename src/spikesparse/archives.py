@@ -35,13 +35,13 @@ def check_archive(path: Path) -> None:
     That is a zip of stored, uncompressed entries in one folder, whose pickle declares no tensor larger than its entry.
     All bytes are compared with their check sums: torch.load takes a flipped bit for another number.
 
+    Args:
+        path: of a regular file.
+
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: for anything else that is wrong, or another of :data:`DAMAGED`.
+        ValueError: for anything that is wrong, or another of :data:`DAMAGED`.
     """
     size = path.stat().st_size
-    if not path.is_file():
-        raise ValueError("it is no file")
     if not zipfile.is_zipfile(path):
         raise ValueError("it is no zip archive, which torch.save writes since version 1.6")
     with zipfile.ZipFile(path) as archive:

@@ -14,7 +14,7 @@ from torch import Tensor
 from spikesparse.archives import DAMAGED, check_archive
 from spikesparse.errors import UserError
 from spikesparse.sparsity.weight import in_force
-from spikesparse.yaml_files import MAX_DEPTH, MAX_NODES
+from spikesparse.yaml_files import MAX_DEPTH, MAX_NODES, check_regular
 
 CHOICES = ("last", "best", "hpc", "registry")  # Lightning's own words for a checkpoint
 
@@ -118,10 +118,11 @@ def read_checkpoint(path: str | Path, flag: str | None = "--ckpt_path") -> dict[
     """
     named = f"{flag}={path}" if flag else str(path)
     try:
+        check_regular(Path(path), named)
         check_archive(Path(path))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{named}: there is no such file.") from error
+    except UserError:
+        raise
     except DAMAGED as error:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise UserError(f"{named}: not a whole checkpoint ({reason}).") from error

@@ -10,7 +10,7 @@ from spikesparse.guarded_cli import GuardedCLI
 from spikesparse.load import link_data_to_network
 from spikesparse.own import check_network
 from spikesparse.predict import PredictionWriter
-from spikesparse.resume import begin_folder, settle_folder
+from spikesparse.resume import begin_folder, folder_of_command, refuse_nothing, settle_folder
 from spikesparse.runs import place_logger, refuse_a_crowd, refuse_spawning, run_folder
 from spikesparse.saving import LastCheckpoint
 from spikesparse.sparsity import SparsityAnnealing, SpikeBudget
@@ -25,6 +25,7 @@ class SpikeCLI(GuardedCLI):
 
     Raises:
         Finished: if the run to fit is there already.
+        NothingToTrain: if it is a run of no epochs.
         UserError: if another process trains in the run's folder.
     """
 
@@ -59,9 +60,12 @@ class SpikeCLI(GuardedCLI):
         self.run_folder = run_folder(config, self.args)
         if self.run_folder is not None:
             if self.subcommand == "fit":
+                if not config.get("ckpt_path"):
+                    self.run_folder = folder_of_command(self.run_folder, self.args)
                 self.companions += settle_folder(self.run_folder, config, self.args, self.fresh)
             place_logger(config, self.run_folder)
 
     def before_fit(self) -> None:
-        """Begin the run in its folder."""
+        """Begin the run in its folder, if there is anything to train."""
+        refuse_nothing(self.trainer)
         begin_folder(self.run_folder, self.config["fit"], self.args, self.datamodule)

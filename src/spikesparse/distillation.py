@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikesparse.checkpoints import check_state_dict, read_checkpoint, settings_of
-from spikesparse.encoding import make_encoder
 from spikesparse.errors import UserError
 from spikesparse.load import build_network
+from spikesparse.same_data import check_same_input
 from spikesparse.settings_errors import SettingsErrors
 
 _FLAG = "--model.distillation.teacher"
@@ -66,22 +66,12 @@ def load_teacher(path: str, data: Any) -> nn.Module:
         data: the student's data module.
 
     Raises:
-        UserError: if there is none, or it was trained on other classes, image shapes or another encoding.
+        UserError: if there is none, or it was trained on other images, classes or image shapes, or another encoding.
     """
     checkpoint = read_checkpoint(path, _FLAG)
     settings = settings_of(checkpoint, f"{_FLAG}={path}")
     with SettingsErrors():
-        encoder, normalize = settings["data"]["encoder"], settings["data"].get("normalize", True)
-        if isinstance(encoder, str) and make_encoder(encoder).normalization != data.encoder.normalization:
-            raise UserError(
-                f"{_FLAG}={path}: that network reads {encoder} images; --data.encoder={type(data.encoder).__name__} "
-                "makes others. Name a teacher of the student's own encoding."
-            )
-        if normalize != data.normalize and data.encoder.normalization != "unit":  # pixels are that already
-            raise UserError(
-                f"{_FLAG}={path}: that network was trained with --data.normalize={str(normalize).lower()}; give the "
-                "student the same, or another teacher."
-            )
+        check_same_input(settings["data"], data, f"{_FLAG}={path}")
         with torch.random.fork_rng(
             devices=[]
         ):  # the weights drawn here are overwritten: the student's draws stay its own

@@ -13,6 +13,7 @@ from spikesparse.bolts import load_bolts
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.imports import check_settings, limited_imports, split_allowed
 from spikesparse.load import refuse_linked
+from spikesparse.memory import check_memory
 from spikesparse.module import SpikingClassifier
 from spikesparse.paths import CONFIGS
 from spikesparse.peers import is_first_process
@@ -83,6 +84,7 @@ class GuardedCLI(LightningCLI):
         """Build module, data and trainer; from then on, what fails is no longer the fault of settings or checkpoint."""
         super().instantiate_classes()
         assert self.subcommand is not None
+        check_memory(self.subcommand, self.model.net, self.datamodule, self.trainer)
         if not self.config[self.subcommand].get("ckpt_path"):
             self._building.over = True
         else:

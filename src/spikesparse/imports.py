@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -248,12 +249,43 @@ def _kinds() -> tuple[type, ...]:
     from pytorch_lightning.profilers import Profiler
     from pytorch_lightning.strategies import Strategy
 
-    from spikesparse.distillation import Distillation
-    from spikesparse.encoding import Encoder
-    from spikesparse.metrics.bill import EnergyConstants
+    from spikesparse.data import CIFAR10DataModule
+    from spikesparse.module import SpikingClassifier
 
     return (
         *(torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler),
         *(pl.Callback, Logger, FabricLogger, Strategy, Accelerator, Profiler, Precision, LayerSync),
-        *(CheckpointIO, ClusterEnvironment, Encoder, Distillation, EnergyConstants),
+        *(CheckpointIO, ClusterEnvironment, *_taken_by(SpikingClassifier, CIFAR10DataModule)),
     )
+
+
+def _taken_by(*classes: type) -> list[type]:
+    """Classes of this package that the types of settings name: of these classes, and of whatever they take in turn."""
+    found: list[type] = []
+    waiting = list(classes)
+    while waiting:
+        hints = typing.get_type_hints(vars(waiting.pop()).get("__init__", object.__init__))
+        for named in _classes_in([*hints.values()]):
+            for each in (named, *_subclasses(named)):
+                if _under(each.__module__, ("spikesparse",)) and each not in found:
+                    found.append(each)
+                    waiting.append(each)
+    return found
+
+
+def _classes_in(hints: list[Any]) -> Iterator[type]:
+    """The classes that type hints are made of."""
+    for hint in hints:
+        if isinstance(hint, type) and typing.get_origin(hint) is None:
+            yield hint
+        else:
+            yield from _classes_in(
+                hint if isinstance(hint, list) else [*typing.get_args(hint)]
+            )  # of a Callable: a list
+
+
+def _subclasses(of: type) -> Iterator[type]:
+    found: list[type] = type.__subclasses__(of)
+    for each in found:
+        yield each
+        yield from _subclasses(each)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from spikesparse.data import CIFAR10DataModule
+    from spikesparse.encoding import Encoder
     from spikesparse.module import SpikingClassifier
     from spikesparse.nn import SpikingNetwork
 
@@ -97,6 +98,31 @@ def build_network(
             raise unusable_part([{"model": {"net": net}}]) or error from error
         built: SpikingNetwork = parser.instantiate_classes(config).net
     return built
+
+
+def build_encoder(encoder: Any) -> Encoder:
+    """An encoder from its name, or its class path and arguments, as a checkpoint's settings keep it.
+
+    Raises:
+        UserError: if there is none of that name, or its class may not or cannot be imported.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from spikesparse.encoding import Encoder, make_encoder
+    from spikesparse.imports import check_settings, limited_imports
+    from spikesparse.own import unusable_part
+    from spikesparse.yaml_files import checked_parser
+
+    settings = {"data": {"encoder": encoder}}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data.encoder", type=Encoder | str)
+    with limited_imports(), checked_parser():  # what the command line allows, or load_run, and no more
+        check_settings([("the checkpoint's settings", settings)])
+        try:
+            config = parser.parse_object(settings)
+        except ArgumentError as error:
+            raise unusable_part([settings]) or error from error
+        return make_encoder(parser.instantiate_classes(config).data.encoder)
 
 
 def link_data_to_network(parser: ArgumentParser) -> None:

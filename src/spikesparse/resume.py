@@ -61,6 +61,32 @@ class Finished(Exception):
         self.folder = folder
 
 
+class NothingToTrain(Exception):
+    """Training is asked for, of no epoch, step or batch."""
+
+
+def refuse_nothing(trainer: Trainer) -> None:
+    """End a command that trains nothing, before it has a folder.
+
+    Raises:
+        NothingToTrain: naming the flag.
+    """
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if (value := getattr(trainer, name)) == 0:
+            raise NothingToTrain(f"--trainer.{name}={value}: nothing is trained, and nothing is tested or written.")
+
+
+def folder_of_command(folder: Path, args: list[str]) -> Path:
+    """The run folder of a command, or the one that its run has from when its name still told more flags apart.
+
+    Args:
+        folder: as it is named now.
+        args: command line of ``fit``.
+    """
+    earlier = folder.parent.with_name(run_name(args, earlier=True)) / folder.name
+    return earlier if not _is_of(_kept(folder), args) and _is_of(_kept(earlier), args) else folder
+
+
 def settle_folder(folder: Path, config: Any, args: list[str], fresh: bool) -> list[Callback]:
     """Keep a run folder for this process, and settle what its training goes on from.
 
@@ -177,16 +203,22 @@ def _identity(args: list[str]) -> dict[str, Any]:
     return {
         "configs": config_digest(args),
         "data_dir": flag_value(args, "--data.data_dir"),
-        "trained_as": f"{run_name(args)}/seed{flag_value(args, '--seed_everything') or 0}",
+        "trained_as": _trained_as(args),
         "begun_from": None if its_own else checkpoint,
         "files": file_digests(args),
     }
+
+
+def _trained_as(args: list[str], earlier: bool = False) -> str:
+    return f"{run_name(args, earlier)}/seed{flag_value(args, '--seed_everything') or 0}"
 
 
 def _is_of(kept: dict[str, Any], args: list[str]) -> bool:
     """Whether a run folder belongs to a command; what its run.json does not tell, being older, is taken as equal."""
     ours = _identity(args)
     theirs = {**ours, **kept}
+    if theirs["trained_as"] == _trained_as(args, earlier=True):
+        theirs["trained_as"] = ours["trained_as"]
     known = theirs.pop("files") if isinstance(theirs["files"], dict) else {}
     # A file that is gone by now decides nothing: the run that was made with it stays what it is.
     same_files = all(known.get(name, digest) == digest for name, digest in ours.pop("files").items())
@@ -219,7 +251,7 @@ def _place(path: Path) -> Place:
 
 def _kept(folder: Path) -> dict[str, Any]:
     try:
-        kept = json.loads((folder / RUN).read_text())
+        kept = json.loads((folder / RUN).read_text()) if (folder / RUN).is_file() else {}
     except (OSError, ValueError):
         return {}
     return kept if isinstance(kept, dict) else {}

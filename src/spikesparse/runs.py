@@ -19,17 +19,25 @@ from spikesparse.checkpoints import CHOICES, read_checkpoint
 from spikesparse.errors import UserError
 from spikesparse.own import own_files
 from spikesparse.paths import CONFIGS
-from spikesparse.settings import BUDGETS
+from spikesparse.settings import BUDGETS, flat
 from spikesparse.yaml_files import load_yaml, read_yaml
+
+# Settings that change what is shown and written, and how images are fetched: no bit of the weights hangs on them.
+_SHOWN = (
+    r"(dashboard|predictions)(\.|$)|data\.(num_workers|pin_memory|resident)$|"
+    r"trainer\.(log_every_n_steps|profiler|default_root_dir|num_sanity_val_steps)(\.|$)"
+)
+# Until they were put here, they made another experiment: runs of then have a name that tells them apart.
+_ONCE_AN_OVERRIDE = re.compile(rf"--({_SHOWN})")
 
 # Settings that change where and how a run is computed, not what it is: they do not make another experiment.
 _NOT_AN_OVERRIDE = re.compile(
     r"--(seed_everything|ckpt_path|weights_only|data\.data_dir|data\.predict_on|trainer\.enable_|trainer\.logger|"
-    r"print_config|verbose|checkpoint\.|allow-import)"
+    rf"print_config|verbose|checkpoint\.|allow-import|{_SHOWN})"
 )
 
 # More of them, which a run folder's name has told apart from the beginning.
-_WHERE = re.compile(r"--(trainer\.(accelerator|devices|num_nodes|strategy)|data\.(batch_size|num_workers|resident))")
+_WHERE = re.compile(r"--(trainer\.(accelerator|devices|num_nodes|strategy)|data\.batch_size)")
 # Values with several settings in them: a later one leaves standing what it does not name.
 _SECTION = re.compile(r"^\s*\{|\.(yaml|yml|json)$")
 
@@ -73,24 +81,44 @@ def config_digest(args: list[str]) -> str:
 
 def file_digests(args: list[str]) -> dict[str, str]:
     """SHA-256 of the files that flags name, settings or weights, by flag and path; --config's are another matter."""
-    named = [(flag, value) for flag, value in _overrides(args) if not flag.startswith("--predictions.")]  # is written
-    files = {f"{flag}={value}": Path(value) for flag, value in named if _is_file(value)}
+    files = {f"{flag}={value}": Path(value) for flag, value in _overrides(args) if _is_file(value)}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
-def _overrides(args: list[str]) -> list[tuple[str, str]]:
-    return [(f, v) for f, v in _settings(args) if f != "--config" and not _NOT_AN_OVERRIDE.match(f)]
+def without_shown(args: list[str]) -> list[str]:
+    """A command line without the flags that only change what is shown and written."""
+    kept: list[str] = []
+    waiting = list(args)
+    while waiting:
+        arg = waiting.pop(0)
+        if not _ONCE_AN_OVERRIDE.match(arg.partition("=")[0]):
+            kept.append(arg)
+        elif "=" not in arg and waiting and not waiting[0].startswith("--"):
+            waiting.pop(0)
+    return kept
 
 
-def run_name(args: list[str]) -> str:
+def _overrides(args: list[str], earlier: bool = False) -> list[tuple[str, str]]:
+    return [
+        (flag, value)
+        for flag, value in _settings(args)
+        if flag != "--config" and (not _NOT_AN_OVERRIDE.match(flag) or (earlier and _ONCE_AN_OVERRIDE.match(flag)))
+    ]
+
+
+def run_name(args: list[str], earlier: bool = False) -> str:
     """<experiment>, after its config files, and a hash of the flags that make another experiment of it.
 
     In whatever order they come: of a flag that comes several times its last value counts, where it takes the place of
     the others.
+
+    Args:
+        args: a command line.
+        earlier: the name that it had while flags that only show something counted too.
     """
     experiment = "+".join(experiments(args)) or "base"
     given: dict[str, list[str]] = {}
-    for flag, value in _overrides(args):
+    for flag, value in _overrides(args, earlier):
         given.setdefault(flag, []).append(value)
     lists = [flag.removesuffix("+") for flag in given if flag.endswith("+")]
     for flag, values in given.items():
@@ -138,7 +166,23 @@ def run_folder(config: Any, args: list[str]) -> Path | None:
         return None
     seed = config.get("seed_everything")
     own = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"
-    return folder_of_checkpoint(config.get("ckpt_path")) or own
+    folder = folder_of_checkpoint(config.get("ckpt_path")) or own
+    refuse_blocked(folder)
+    return folder
+
+
+def refuse_blocked(folder: Path) -> None:
+    """Refuse a folder that cannot be made, because a file has its name or that of one above it.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for place in (*reversed(folder.parents), folder):
+        if os.path.lexists(place) and not place.is_dir():
+            raise UserError(
+                f"{place}: it is no folder, and {folder} is to be made there. Move it away, work in another folder, or "
+                "set --trainer.logger.init_args.save_dir."
+            )
 
 
 def place_logger(config: Any, folder: Path) -> None:
@@ -177,12 +221,12 @@ def named_settings(args: list[str], read_values: bool = False) -> list[tuple[str
     configs: list[tuple[str, dict[str, Any]]] = []
     for flag, value in _settings(args):
         if flag == "--config":
-            inline = "\n" in value or not _is_file(value)
+            inline = "\n" in value or not _exists(value)
             name = "the checkpoint's settings" if "\n" in value else f"--config={value}"
             config = load_yaml(value, name) if inline else read_yaml(Path(value), name)
         else:
             name = f"{flag}={value}"
-            config = load_yaml(value, flag) if read_values and re.search(r"[:\[{]", value) else value
+            config = load_yaml(value, flag) if read_values and re.search(r":\s|[\[{]", value) else value
             for part in reversed(flag.removeprefix("--").split(".")):
                 config = {part: config}
         configs += [(name, config)] if isinstance(config, dict) else []
@@ -193,6 +237,13 @@ def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
     except (OSError, ValueError):  # too long for a name, or a zero byte in it
+        return False
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
         return False
 
 
@@ -234,7 +285,13 @@ def with_checkpoint_settings(args: list[str]) -> list[str]:
     path = flag_value(args, "--ckpt_path")
     if not path or path in CHOICES:
         return args
-    settings = read_checkpoint(path).get("settings")
+    settings = read_checkpoint(path).get("settings") or {}
+    configs = [settings, *(config for _, config in named_settings(args, read_values=True))]
+    if not any({"data", "data.source"} & flat(config).keys() for config in configs):  # `data` may be a file's name
+        raise UserError(
+            f"--ckpt_path={path}: the checkpoint keeps no settings: it was not written by this command line, and does "
+            "not tell what it was trained on. Name that: --data.source and the rest, or a --config that does."
+        )
     if not settings:
         return args
     folder = folder_of_checkpoint(path)

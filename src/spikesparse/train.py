@@ -16,7 +16,7 @@ from spikesparse.errors import UserError
 from spikesparse.most_used import most_used_at_the_end
 from spikesparse.paths import CONFIGS
 from spikesparse.peers import is_first_process
-from spikesparse.resume import Finished, write_identity
+from spikesparse.resume import Finished, NothingToTrain, write_identity
 from spikesparse.runs import (
     RunConfig,
     asks_for_budget,
@@ -56,13 +56,16 @@ def train(args: list[str]) -> RunResult | None:
         args: command line of ``fit``, and ``--fresh``.
 
     Returns:
-        The test result; None where there is none to tell (fast_dev_run, or a process other than the first).
+        The test result; None where there is none to tell (fast_dev_run, no epochs, or a process other than the first).
     """
     fresh, args = _without_fresh(args)
     if is_first_process() and not _asks_for_text(args):
         _say_what_is_trained(args)
     try:
         cli = _fitted(args, fresh)
+    except NothingToTrain as nothing:
+        _say(nothing)
+        return None
     except Finished as run:
         if _is_tested(run.folder):
             return _finished(run)
@@ -101,11 +104,19 @@ def fit(args: list[str]) -> None:
     fresh, args = _without_fresh(args)
     try:
         cli = _fitted(args, fresh)
+    except NothingToTrain as nothing:
+        _say(nothing)
+        return
     except Finished as run:
         print(run)
         return
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
         _write_hparams(cli, "val")
+
+
+def _say(nothing: NothingToTrain) -> None:
+    if is_first_process():
+        print(nothing, flush=True)
 
 
 def _fitted(args: list[str], fresh: bool) -> SpikeCLI:

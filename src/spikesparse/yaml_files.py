@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from spikesparse.errors import UserError
+from spikesparse.yaml_keys import KeyCheck
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 24  # base.yaml has 6; the parser needs a dozen frames of Python's stack for each
@@ -53,8 +55,7 @@ def read_text(path: Path, where: str) -> str:
         UserError: if it is, or is no file of text.
     """
     try:
-        if not path.is_file():  # a pipe would never end
-            raise UserError(f"{where}: there is no such file.")
+        check_regular(path, where)
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
@@ -66,10 +67,27 @@ def read_text(path: Path, where: str) -> str:
         raise _unreadable(where, error) from error
 
 
+def check_regular(path: Path, where: str) -> None:
+    """Refuse what is no file that can be read to its end, and then once more: opening a pipe would wait for ever.
+
+    Raises:
+        UserError: if it is a folder, pipe or device, or is not there.
+    """
+    if path.is_file():
+        return
+    if not path.exists():
+        raise UserError(f"{where}: there is no such file.")
+    mode = path.stat().st_mode
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    kind = next((name for is_one, name in kinds if is_one(mode)), "a device")
+    raise UserError(f"{where}: it is {kind}; name a regular file, which can be read more than once.")
+
+
 def check_yaml(text: str, where: str) -> None:
     """Refuse a YAML text that is not whole, or is longer, deeper or larger than settings are.
 
-    It is read event by event, so that nothing is built and nothing recurses.
+    Nor may a key stand twice in it, or have no value: :class:`KeyCheck`. It is read event by event, so that nothing is
+    built and nothing recurses.
 
     Raises:
         UserError: saying which.
@@ -80,7 +98,7 @@ def check_yaml(text: str, where: str) -> None:
         raise UserError(f"{where}: over {MAX_BYTES:,} characters, which no settings need.")
     sizes: dict[str, int] = {}  # anchor -> nodes below it
     opened: list[tuple[str | None, int]] = []  # the collections that are open: anchor, nodes before it
-    nodes = 0
+    nodes, keys = 0, KeyCheck(where)
     try:
         for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent):
@@ -102,6 +120,7 @@ def check_yaml(text: str, where: str) -> None:
                 raise UserError(f"{where}: nested more than {MAX_DEPTH} levels deep, which no settings need.")
             if nodes > MAX_NODES:
                 raise UserError(f"{where}: over {MAX_NODES:,} values, aliases written out, which no settings need.")
+            keys.take(event)
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -133,7 +152,11 @@ def checked_parser() -> Iterator[None]:
 
     def read_checked(path: Any, *args: Any, **kwargs: Any) -> Any:
         local = Path(str(path))
-        return read_text(local, str(path)) if local.is_file() else read(path, *args, **kwargs)
+        if not local.exists():
+            return read(path, *args, **kwargs)
+        text = read_text(local, str(path))
+        check_yaml(text, str(path))
+        return "{}" if _is_empty(text) else text  # nothing is set: the parser takes no empty file
 
     loading.yaml_load, loading.loaders["yaml"] = checked, checked
     setattr(paths.Path, reader, read_checked)
@@ -144,6 +167,12 @@ def checked_parser() -> Iterator[None]:
         set_parsing_settings(config_read_mode_fsspec_enabled=remote)
         loading.yaml_load, loading.loaders["yaml"] = plain, plain
         setattr(paths.Path, reader, read)
+
+
+def _is_empty(text: str) -> bool:
+    """Whether a YAML text, which has been checked, holds nothing but comments."""
+    nodes = [event for event in yaml.parse(text, Loader=_Loader) if isinstance(event, yaml.NodeEvent)]
+    return not nodes or (len(nodes) == 1 and isinstance(nodes[0], yaml.ScalarEvent) and nodes[0].value == "")
 
 
 def _unreadable(where: str, error: BaseException) -> UserError:

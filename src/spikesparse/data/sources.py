@@ -19,6 +19,7 @@ from spikesparse.data.arrays import Dataset, Images, to_dataset, to_images
 from spikesparse.data.limits import MOST_PIXELS, check_growth, size_of
 from spikesparse.data.npz import read_npz
 from spikesparse.errors import UserError, choose
+from spikesparse.yaml_files import check_regular
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -147,11 +148,12 @@ def load_folder(data_dir: Path) -> Dataset:
 def load_npz(path: Path) -> Dataset:
     """An npz of ``x_train, y_train, x_test, y_test`` (and ``classes``, optional names)."""
     where = f"--data.data_dir={path}"
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"{where}: there is no such file; --data.source=npz reads one .npz file. `spikesparse convert FOLDER "
             f"{path}` makes one of a folder of images."
         )
+    check_regular(path, where)
     arrays, names = read_npz(path, where, NPZ_KEYS, "classes")
     classes = None if names is None else [str(c) for c in np.atleast_1d(names)]
     parts = [to_images(arrays[f"x_{s}"], arrays[f"y_{s}"], f"{where}: {s} set") for s in ("train", "test")]

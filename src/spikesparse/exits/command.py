@@ -11,12 +11,14 @@ from pytorch_lightning import Trainer
 from rich.table import Table
 
 from spikesparse.checkpoints import chosen_checkpoint
+from spikesparse.data import CIFAR10DataModule
 from spikesparse.early_exit import MEASURES, EarlyExit
 from spikesparse.errors import UserError
 from spikesparse.exits.curve import ExitCurve, Exits
 from spikesparse.exits.figure import draw
 from spikesparse.imports import split_allowed
 from spikesparse.load import load_run
+from spikesparse.memory import check_memory
 from spikesparse.runs import trained_precision
 from spikesparse.settings_errors import SettingsErrors
 from spikesparse.sparsity.asked import check_fraction, told_by
@@ -66,13 +68,14 @@ def main(args: list[str]) -> None:
     parser.add_argument("--baseline", metavar="CHECKPOINT", help="of the network to be compared with, such as its twin")
     rest, allowed = split_allowed(args)
     asked = parser.parse_args(rest)
-    asked.target = (asked.target or []) + _reduced(asked.reduction or [], asked.baseline, asked.by)
+    _check_reductions(asked.reduction or [], asked.baseline)
     if not chosen_checkpoint(asked.run).is_file():
         raise UserError(
             f"exits {asked.run}: no run folder with a checkpoint; RUN is a trained run, such as runs/digits/seed0."
         )
     exits = [EarlyExit(confidence, asked.measure) for confidence in (*sorted(asked.confidence), None)]
     module, data = load_run(asked.run, allow_import=allowed)
+    asked.target = (asked.target or []) + _reduced(asked.reduction or [], asked.baseline, asked.by, data)
     curve = ExitCurve(module.net, data.timesteps, module.energy)
     with SettingsErrors():
         trainer = Trainer(
@@ -82,6 +85,7 @@ def main(args: list[str]) -> None:
             enable_checkpointing=False,
             enable_model_summary=False,
         )
+    check_memory("validate", module.net, data, trainer)
     trainer.validate(curve, data, verbose=False)
     rows = [curve.row(exit) for exit in exits]
     targets = asked.target or [getattr(row, asked.by) for row in rows[:-1]]
@@ -94,15 +98,18 @@ def main(args: list[str]) -> None:
     print(f"test it       spikesparse test --ckpt_path={chosen_checkpoint(asked.run)} {flags}")
 
 
-def _reduced(reductions: list[float], baseline: str | None, by: str) -> list[float]:
-    """What reductions of a baseline's own count leave, per image of the validation split."""
+def _check_reductions(reductions: list[float], baseline: str | None) -> None:
     if bool(reductions) != bool(baseline):
         raise UserError("exits: --reduction and --baseline, a checkpoint, go together; --target needs neither.")
     for reduction in reductions:
         check_fraction("--reduction", reduction)
+
+
+def _reduced(reductions: list[float], baseline: str | None, by: str, data: CIFAR10DataModule) -> list[float]:
+    """What reductions of a baseline's own count leave, per image of the validation split."""
     if not baseline:
         return []
-    whole = told_by(baseline, f"{COUNTED[by][0]}/val", "--baseline")
+    whole = told_by(baseline, f"{COUNTED[by][0]}/val", data, "--baseline")
     return [(1.0 - reduction) * whole for reduction in reductions]
 
 

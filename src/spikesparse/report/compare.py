@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import yaml
-
 from spikesparse.paths import CONFIGS
 from spikesparse.report.runs import Run
 from spikesparse.settings import flat
+from spikesparse.yaml_files import read_yaml
 
 # Where a run was written, what it went on from and what it printed: not what it is.
 _NO_MATTER = (
@@ -56,7 +55,7 @@ def differences(configs: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 def differences_from_base(config: dict[str, Any]) -> dict[str, list[str]]:
     """Setting -> its values in configs/base.yaml and in this run, for those of base.yaml that the run changed."""
-    base = flat(yaml.safe_load((CONFIGS / "base.yaml").read_text()))
+    base = flat(read_yaml(CONFIGS / "base.yaml", "base.yaml"))
     return differences([base, {name: config[name] for name in base if name in config}])
 
 

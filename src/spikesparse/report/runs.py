@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from spikesparse.errors import UserError
 from spikesparse.settings import BUDGETS, flat
-from spikesparse.yaml_files import load_yaml
+from spikesparse.yaml_files import check_regular, load_yaml
 
 _SEED = re.compile(r"seed(\d+)")
 _EVENTS = "events.out.tfevents.*"
@@ -145,6 +145,8 @@ def read_run(folder: Path) -> Run:
 
 def _read(path: Path, parse: Callable[[str], Any], without: str, missing: list[str]) -> dict[str, Any]:
     try:
+        if path.exists():
+            check_regular(path, path.name)
         whole = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         missing.append(f"{path}: no such file: {without}")

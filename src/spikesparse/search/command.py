@@ -15,7 +15,9 @@ from pathlib import Path
 from types import FrameType
 
 from spikesparse.errors import UserError
-from spikesparse.runs import run_name
+from spikesparse.runs import refuse_blocked, run_name
+
+_STUDIES = Path("runs", "pareto")
 
 
 def main(args: list[str]) -> None:
@@ -39,7 +41,7 @@ def main(args: list[str]) -> None:
             raise UserError(f"--{name}={getattr(ours, name)}: it must be 1 or more.")
     if ours.grace <= ours.heartbeat:
         raise UserError(f"--grace={ours.grace}: it must be longer than --heartbeat={ours.heartbeat}.")
-    ours.study = ours.study or run_name(["fit", *training])
+    ours.study = ours.study or _study_of(["fit", *training])
     ours.space = ours.space or DEFAULT
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -51,6 +53,12 @@ def main(args: list[str]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _study_of(command: list[str]) -> str:
+    """The name of a command's study, or the one that it has from when names still told more flags apart."""
+    name, earlier = run_name(command), run_name(command, earlier=True)
+    return earlier if not (_STUDIES / name).exists() and (_STUDIES / earlier).exists() else name
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -66,7 +74,8 @@ def _search(ours: argparse.Namespace, training: list[str], args: list[str]) -> N
     from spikesparse.search.study import open_study
     from spikesparse.search.worker import work
 
-    folder = Path("runs", "pareto", ours.study)
+    folder = _STUDIES / ours.study
+    refuse_blocked(folder)
     plan = make_plan(ours.study, folder, training, read_space(ours.space), ours.objective, ours.trials)
     study = open_study(plan, ours.storage or f"sqlite:///{folder / 'study.db'}", ours.heartbeat, ours.grace)
     if ours.workers > 1:

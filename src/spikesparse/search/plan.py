@@ -11,7 +11,7 @@ from typing import Any
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.imports import split_allowed
-from spikesparse.runs import asks_for_budget, config_digest, file_digests
+from spikesparse.runs import asks_for_budget, config_digest, file_digests, without_shown
 from spikesparse.search.space import BUDGET, LAMBDA, RAMP, Space
 from spikesparse.settings import BUDGETS
 
@@ -47,7 +47,7 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What must be the same whenever the study goes on, as plain values."""
         return {
-            "args": split_allowed(self.args)[0],
+            "args": without_shown(split_allowed(self.args)[0]),
             "configs": config_digest(self.args),
             "files": file_digests(self.args),
             "objective": self.objective,

@@ -10,7 +10,7 @@ from pathlib import Path
 from spikesparse.checkpoints import chosen_checkpoint, read_checkpoint
 from spikesparse.errors import UserError
 from spikesparse.locks import FileLock
-from spikesparse.resume import newest
+from spikesparse.resume import folder_of_command, newest
 from spikesparse.runs import run_name
 
 LOG = "train.log"
@@ -39,7 +39,7 @@ def train(folder: Path, args: list[str], seed: int) -> tuple[Path, int]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = ["fit", *args, f"--trainer.logger.init_args.save_dir={folder}", "--trainer.enable_progress_bar=false"]
-    run = folder / run_name(command) / f"seed{seed}"
+    run = folder_of_command(folder / run_name(command) / f"seed{seed}", command)
     first_epoch = None
     with FileLock(folder / "lock") as lock:  # waits for whoever may still write here
         for restart in range(_RESTARTS + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from pytorch_lightning import LightningModule
 
@@ -59,15 +60,24 @@ def measured_of(pl_module: LightningModule, tag: str) -> float:
     return float(values[tag])
 
 
-def told_by(path: str, tag: str, flag: str = "--budget.baseline") -> float:
+def told_by(path: str, tag: str, data: Any, flag: str = "--budget.baseline") -> float:
     """What a checkpoint tells of its own validation.
 
+    Args:
+        path: of the checkpoint.
+        tag: of what was measured.
+        data: the data module of what is compared with it, or None.
+        flag: that names the checkpoint.
+
     Raises:
-        UserError: if there is none, or it does not tell.
+        UserError: if there is none, it does not tell, or it was measured on other images.
     """
     from spikesparse.checkpoints import read_checkpoint  # not above: it imports this package
+    from spikesparse.same_data import check_same_images
 
-    value = (read_checkpoint(path, flag).get("measured") or {}).get(tag)
+    checkpoint = read_checkpoint(path, flag)
+    check_same_images((checkpoint.get("settings") or {}).get("data") or {}, data, f"{flag}={path}")
+    value = (checkpoint.get("measured") or {}).get(tag)
     if not isinstance(value, float):
         raise UserError(
             f"{flag}={path}: the checkpoint does not tell its {tag}, it is of an earlier version. Name the "

@@ -208,11 +208,12 @@ class SpikeBudget(SparsityWeight):
             raise UserError(
                 "--budget: it goes by validation, and this training has none (--trainer.limit_val_batches=0?)."
             )
+        data = getattr(trainer, "datamodule", None)
         if self.reduction is not None and self.target is None:
             assert isinstance(self._asked_baseline, str), "a reduction has a checkpoint as its baseline"
-            self.target = (1.0 - self.reduction) * told_by(self._asked_baseline, self.watched)
+            self.target = (1.0 - self.reduction) * told_by(self._asked_baseline, self.watched, data)
         if self.drop is not None and self.baseline is None and isinstance(self._asked_baseline, str):
-            self.baseline = told_by(self._asked_baseline, self.watched)
+            self.baseline = told_by(self._asked_baseline, self.watched, data)
         others = [c for c in trainer.callbacks if isinstance(c, SparsityAnnealing)]  # type: ignore[attr-defined]
         unread = [name for name in ("start_value", "end_value") if any(getattr(c, name) for c in others)]
         if unread and trainer.is_global_zero:
