@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from spikesparse.checkpoints import MovableCheckpoint, read_checkpoint
 from spikesparse.errors import UserError
-from spikesparse.whole_files import whole_file
+from spikesparse.whole_files import partial_name, remove_leftovers, whole_file
 
 LAST, STEP, PREVIOUS = "last.ckpt", "step.ckpt", "previous.ckpt"
 
@@ -145,8 +145,8 @@ class LastCheckpoint(MovableCheckpoint):
 
 def _keep_previous(folder: Path) -> None:
     """A second name for last.ckpt: no copy, and the file that comes next does not touch it."""
-    link = folder / f".{PREVIOUS}.partial"
+    remove_leftovers(folder / PREVIOUS)
+    link = partial_name(folder / PREVIOUS)
     with suppress(OSError):  # no last.ckpt yet, or a file system without links
-        link.unlink(missing_ok=True)
         os.link(folder / LAST, link)
         os.replace(link, folder / PREVIOUS)
