@@ -87,10 +87,10 @@ path, who, lost = Path("one.txt"), sys.argv[1], 0
 Path(who).touch()
 while len(list(Path().glob("writer*"))) < 2:  # both begin together
     pass
-for number in range(150):
+for number in range(60):
     try:
         replace_file(path, f"{who} {number} " * 20_000)
-        assert len(set(path.read_text().split(f"{who} ")[0].split())) < 3
+        assert len(set(path.read_text().split())) == 2  # of one writer, one number: not torn
     except FileNotFoundError:
         lost += 1
 print(lost)
@@ -103,7 +103,6 @@ def test_two_processes_write_one_file_and_lose_nothing(tmp_path):
     assert [writer.communicate(timeout=120)[0].strip() for writer in writers] == ["0", "0"]
     words = Path("one.txt").read_text().split()
     assert len(words) == 40_000
-    assert len(set(words)) == 2  # of one writer, one number
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.txt", "writer0", "writer1"]
 
 

@@ -202,7 +202,6 @@ def _kind(value: Any) -> str:
         return "no tensor"
     dtype = value.dtype
     kind = "floating point" if dtype.is_floating_point else "complex" if dtype.is_complex else "integer"
-    kind = f"quantised {kind}" if value.is_quantized else kind
     return kind if value.layout == torch.strided else f"sparse {kind}"
 
 
