@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import os
 import random
 import signal
@@ -225,15 +226,14 @@ def main() -> None:
     if asked.place.exists():
         parser.error(f"--place={asked.place} is there already")
     rows, different = campaign(asked.place, asked.kills, asked.epochs, asked.seed)
-    with asked.out.open("w", newline="") as file:
-        about = {
-            "command": f"python benchmarks/kill.py --kills {asked.kills} --epochs {asked.epochs} --seed {asked.seed}"
-        }
-        for key, value in {**about, **machine(), "differences": len(different), "every_n_steps": EVERY}.items():
-            file.write(f"# {key}: {value}\n")
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    about = {"command": f"python benchmarks/kill.py --kills {asked.kills} --epochs {asked.epochs} --seed {asked.seed}"}
+    for key, value in {**about, **machine(), "differences": len(different), "every_n_steps": EVERY}.items():
+        text.write(f"# {key}: {value}\n")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    whole_files.replace_file(asked.out, text.getvalue())
     worst = max((row["lost"] for row in rows), default=0)
     print(f"{len(rows)} kills, at most {worst} of {EVERY} steps lost; differences: {', '.join(different) or 'none'}")
     sys.exit(bool(different) or worst > EVERY)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import os
 import statistics
 import sys
@@ -29,6 +30,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from spikesparse.__main__ import main as spikesparse
 from spikesparse.paths import CONFIGS
 from spikesparse.summary import machine
+from spikesparse.whole_files import replace_file
 
 SEED = 0
 WARM_UP = 0.2
@@ -143,10 +145,11 @@ def write(samples: Sequence[Sample], path: Path, command: str) -> None:
     """About ROWS of the samples, evenly chosen, the last among them."""
     step = max(1, len(samples) // ROWS)
     about: dict[str, Any] = {**machine(), "seed": SEED, "command": command}
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*Sample._fields, *about], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**sample._asdict(), **about} for sample in samples[::-step][::-1])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*Sample._fields, *about], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**sample._asdict(), **about} for sample in samples[::-step][::-1])
+    replace_file(path, text.getvalue())
 
 
 def main() -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,13 @@ def check_columns(path: Path, columns: Iterable[str]) -> None:
     Raises:
         SystemExit: if the file has other columns.
     """
-    if path.exists() and path.read_text().split("\n", 1)[0] != ",".join(columns):
+    header = path.read_text().split("\n", 1)[0] if path.exists() else ""
+    if header and header != ",".join(columns):
         raise SystemExit(f"{path}: its columns are not those of today; name another file, or move it away")
 
 
 def append_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """To a CSV file, which gets its header if it is new.
+    """To a CSV file, which gets its header if it is new; several processes may do so at once.
 
     Raises:
         SystemExit: if the file has other columns.
@@ -35,9 +38,9 @@ def append_rows(rows: list[dict[str, Any]], path: Path) -> None:
     columns = list(rows[0])
     check_columns(path, columns)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
     with path.open("a", newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # of several processes, one writes the header
         writer = csv.DictWriter(file, columns, lineterminator="\n")
-        if new:
+        if not os.fstat(file.fileno()).st_size:
             writer.writeheader()
         writer.writerows(rows)

@@ -396,6 +396,32 @@ def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, dat
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+# weights of another kind
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.to(torch.int8), "torch.int8 (integer) there, torch.float32 (floating point) here"),
+        (lambda w: w.to(torch.complex64), "torch.complex64 (complex) there"),
+        (lambda w: w.to_sparse(), "(sparse floating point) there"),
+        (lambda w: w.to(torch.bfloat16), None),
+        (lambda w: w.double(), None),
+    ],
+)
+def test_weights_of_another_kind_of_number_are_refused(change, words):
+    ours = make_model().state_dict()
+    name = next(key for key, value in ours.items() if value.is_floating_point() and value.dim() == 4)
+    theirs = {**ours, name: change(ours[name])}
+    if words is None:
+        check_state_dict(theirs, ours, "--ckpt_path=a.ckpt")
+        return
+    with pytest.raises(UserError) as error:
+        check_state_dict(theirs, ours, "--ckpt_path=a.ckpt")
+    assert str(error.value).startswith(f"--ckpt_path=a.ckpt: {name} is ")
+    assert words in str(error.value)
+
+
 # predictions
 
 

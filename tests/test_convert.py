@@ -97,8 +97,8 @@ def test_folder_that_cannot_be_read_writes_nothing(folder, tmp_path):
 
 
 def test_full_disk_leaves_no_partial_file_and_the_old_npz(folder, tmp_path, monkeypatch):
-    def full_disk(path, **arrays):
-        path.write_bytes(b"half")
+    def full_disk(file, **arrays):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     out = tmp_path / "out.npz"

@@ -163,6 +163,13 @@ def test_a_run_reports_what_was_spent_up_to_the_exits(tiny_args):
     assert json.loads((folder / "result.json").read_text())["timesteps"] == 3
 
 
+def test_a_margin_wants_two_classes():
+    logits = torch.zeros(T, 4, 1)
+    assert EarlyExit(0.9).steps(logits).tolist() == [1] * 4  # one class is certain
+    with pytest.raises(UserError, match=r"--model\.early_exit\.measure=margin: the network has one class"):
+        EarlyExit(0.9, "margin").steps(logits)
+
+
 def test_predictions_keep_the_order_of_the_images():
     module = SpikingClassifier(network(), early_exit=EarlyExit(0.7))
     batch = Batch(inputs("constant"), torch.arange(30) % 4, torch.arange(100, 130))

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from spikesparse.__main__ import main
+from spikesparse.__main__ import main, say_no_trace
 from spikesparse.checkpoints import read_checkpoint
 from spikesparse.module import SpikingClassifier
 from spikesparse.runs import run_name
@@ -53,6 +54,24 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tiny_args, monkeypatc
     line = refusal(capsys)
     assert os.strerror(number) in line
     assert "runs" in line
+
+
+@quiet
+def test_a_run_folder_that_is_deleted_ends_the_run_in_one_line(tiny_args, monkeypatch, capsys):
+    original = SpikingClassifier.on_train_epoch_start
+
+    def deleted(self):
+        if self.trainer.current_epoch == 1:
+            shutil.rmtree("runs")
+        original(self)
+
+    monkeypatch.setattr(SpikingClassifier, "on_train_epoch_start", deleted)
+    monkeypatch.setattr(threading, "excepthook", say_no_trace)  # as the console script does
+    args = [*tiny_args, "--trainer.limit_train_batches=1"]
+    assert main(["train", *args]) == 2
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].startswith(f"spikesparse: error: {folder_of(args)}: the run's folder was deleted")
+    assert "Traceback" not in said
 
 
 @quiet

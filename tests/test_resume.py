@@ -79,6 +79,60 @@ def test_a_file_takes_its_place_only_once_it_is_on_the_disk(tmp_path, monkeypatc
     assert seen == [False, True]  # the file, and after the renaming its folder
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from spikesparse.whole_files import replace_file
+
+path, who, lost = Path("one.txt"), sys.argv[1], 0
+Path(who).touch()
+while len(list(Path().glob("writer*"))) < 2:  # both begin together
+    pass
+for number in range(60):
+    try:
+        replace_file(path, f"{who} {number} " * 20_000)
+        assert len(set(path.read_text().split())) == 2  # of one writer, one number: not torn
+    except FileNotFoundError:
+        lost += 1
+print(lost)
+"""
+
+
+def test_two_processes_write_one_file_and_lose_nothing(tmp_path):
+    command = [sys.executable, "-c", WRITER]
+    writers = [subprocess.Popen([*command, f"writer{n}"], stdout=subprocess.PIPE, text=True) for n in range(2)]
+    assert [writer.communicate(timeout=120)[0].strip() for writer in writers] == ["0", "0"]
+    words = Path("one.txt").read_text().split()
+    assert len(words) == 40_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.txt", "writer0", "writer1"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_what_another_writes_is_not(tmp_path):
+    path = tmp_path / "a[1].ckpt"
+    code = (
+        "import sys, os, signal, pathlib, spikesparse.whole_files as files\n"
+        "with files.whole_file(pathlib.Path(sys.argv[1])) as file:\n"
+        "    file.write(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    (left,) = tmp_path.iterdir()
+    (tmp_path / ".a[1].ckpt.partial").touch()  # of the version before
+    with whole_file(path) as slow:
+        slow.write(b"slow")
+        assert not left.exists()
+        replace_file(path, b"quick")
+        assert path.read_bytes() == b"quick"
+    assert path.read_bytes() == b"slow"
+    assert [each.name for each in tmp_path.iterdir()] == ["a[1].ckpt"]
+
+
+def test_a_file_of_the_longest_name_is_written(tmp_path):
+    path = tmp_path / ("ü" * 127)
+    replace_file(path, "text")
+    assert path.read_text() == "text"
+
+
 # ---- places to go on from --------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from spikesparse import CIFAR10DataModule
 from spikesparse.data.sources import load_source
 from spikesparse.errors import UserError
 
@@ -163,6 +164,10 @@ def test_npz_with_a_pickle_is_refused_and_not_run(npz, tmp_path):
         ({"x_test": ARRAYS["x_test"][:0], "y_test": ARRAYS["y_test"][:0]}, ["test set", "(0, 4, 5, 3)"]),
         ({"y_train": np.array([0.0, 1, 2, 0, 1, 2])}, ["train set", "labels", "float64", "integers"]),
         ({"y_train": np.eye(3, dtype=int)[[0, 1, 2, 0, 1, 2]]}, ["train set", "labels", "(6, 3)", "integers (N,)"]),
+        (
+            {"y_train": np.array([0, 1, 2, 0, 1, 2**64 - 1], np.uint64)},
+            ["train set", "a label is 18446744073709551615, above 9223372036854775807"],
+        ),
         ({"y_train": ARRAYS["y_train"][:5]}, ["train set", "6 images but 5 labels"]),
         ({"y_test": np.array([0, 1, 3])}, ["test labels", "0 to 3", "3 classes", "0..2"]),
         ({"y_train": np.array([0, 1, 2, 0, 1, -1])}, ["training labels", "-1 to 2", "0..2"]),
@@ -287,6 +292,82 @@ def test_folder_png_that_is_damaged_is_named(folder, damage):
     path = folder / "train/bee/b.png"
     path.write_bytes(damage(path.read_bytes()))
     refused("folder", folder, path, "not a readable image", "replace or remove")
+
+
+def test_folder_leaves_out_what_is_hidden(folder):
+    plain = load_source("folder", folder)
+    for split in ("train", "test"):
+        draw(folder / split / ".ipynb_checkpoints/copy.png", 0)
+        draw(folder / split / "__MACOSX/copy.png", 0)
+        draw(folder / split / "ant/.ipynb_checkpoints/b-checkpoint.png", 0)
+        draw(folder / split / "ant/@eaDir/b.png/thumb.png", 0, size=(9, 9))
+        for name in ("._b.png", ".DS_Store", "Thumbs.db"):
+            (folder / split / "ant" / name).write_bytes(b"\0\5\x16\7")
+    found = load_source("folder", folder)
+    assert found.classes == plain.classes == ["ant", "bee", "eel"]
+    for split in ("train", "test"):
+        assert getattr(found, split).images.equal(getattr(plain, split).images)
+        assert getattr(found, split).labels.equal(getattr(plain, split).labels)
+
+
+def test_a_folder_that_is_itself_hidden_is_read(folder):
+    plain = load_source("folder", folder)
+    hidden = folder / ".cache/mine"
+    for split in ("train", "test"):
+        shutil.copytree(folder / split, hidden / split)
+    assert load_source("folder", hidden).train.images.equal(plain.train.images)
+    data = CIFAR10DataModule(source="folder", data_dir=str(folder), predict_on=str(hidden / "test"))
+    assert [path.name for path in data.predicted_folder[1]] == ["x.png"] * 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_the_camera_noted(folder, suffix, orientation):
+    """EXIF 2.3's table: on which side of the upright image the file's first row and first column lie."""
+    rows, columns = {
+        1: ("top", "left"),
+        2: ("top", "right"),
+        3: ("bottom", "right"),
+        4: ("bottom", "left"),
+        5: ("left", "top"),
+        6: ("right", "top"),
+        7: ("right", "bottom"),
+        8: ("left", "bottom"),
+    }[orientation]
+    upright = np.zeros((32, 40, 3), np.uint8)  # blocks of 8 pixels, which JPEG keeps
+    upright[:8, :8], upright[:8, -8:], upright[-8:, :8] = 250, 150, 80
+    stored = upright if rows in ("top", "bottom") else upright.transpose(1, 0, 2)  # its rows are the image's columns
+    stored = stored[:: -1 if rows in ("bottom", "right") else 1, :: -1 if columns in ("bottom", "right") else 1]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for split in ("train", "test"):
+        shutil.rmtree(folder / split)
+        for name in ("ant", "bee"):
+            draw(folder / split / name / "upright.png", 0, size=(40, 32))
+    turned = folder / f"test/ant/turned.{suffix}"
+    Image.fromarray(np.ascontiguousarray(stored)).save(turned, exif=exif, quality=95)
+    read = channels_last(load_source("folder", folder).test.images)[0]
+    assert np.abs(read.astype(int) - upright).max() <= (0 if suffix == "png" else 6)
+
+
+def test_exif_that_is_damaged_turns_nothing(folder):
+    plain = load_source("folder", folder)
+    for exif in (b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\2\0"):
+        path = folder / "test/ant/x.png"
+        Image.new("RGB", (5, 4), (0, 9, 7)).save(path, exif=exif)
+        assert load_source("folder", folder).test.images.equal(plain.test.images)
+
+
+# one class
+
+
+def test_one_class_is_nothing_to_train_on(npz):
+    path = npz(y_train=np.zeros(6, int), y_test=np.zeros(3, int))
+    data = CIFAR10DataModule(source="npz", data_dir=str(path))
+    for refused_by in (data.check, lambda: data.setup("fit")):
+        with pytest.raises(UserError, match=rf"--data.data_dir={path}: all images are of one class, 0;"):
+            refused_by()
+    data.setup("test")  # a network that was trained so can be looked at
 
 
 # digits

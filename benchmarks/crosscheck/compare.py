@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spikesparse import __version__
+from spikesparse.whole_files import replace_file
 
 Counts = dict[str, dict[str, float]]  # network -> count -> value
 HERE = Path(__file__).parent
@@ -82,12 +84,13 @@ def verdicts(ours: Counts, theirs: dict[str, Counts]) -> list[dict[str, object]]
 
 def write_csv(path: Path, rows: list[dict[str, object]], versions: dict[str, str]) -> None:
     """The table, under a header that says what it is."""
-    with path.open("w", newline="") as file:
-        file.write("# make crosscheck: the same frozen networks counted by each tool; counts are sums over the batch\n")
-        file.write(f"# {IMAGES} images, T={TIMESTEPS}; " + ", ".join(f"{n} {v}" for n, v in versions.items()) + "\n")
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    text.write("# make crosscheck: the same frozen networks counted by each tool; counts are sums over the batch\n")
+    text.write(f"# {IMAGES} images, T={TIMESTEPS}; " + ", ".join(f"{n} {v}" for n, v in versions.items()) + "\n")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, text.getvalue())
 
 
 def show(rows: list[dict[str, object]]) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import locale
 import os
 import signal
@@ -25,9 +26,10 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from spikesparse.errors import UserError
+from spikesparse.names import printable
 from spikesparse.peers import is_first_process, lost_peer, watch_parent
 from spikesparse.quiet import quiet
-from spikesparse.run_lock import let_go
+from spikesparse.run_lock import let_go, vanished_folder
 
 _LONGEST = 4000  # characters of an error
 _INTERRUPTED = 128 + signal.SIGINT  # status
@@ -72,22 +74,23 @@ def entry() -> NoReturn:
     asked = os.environ.get("PYTHONUTF8") == "1"  # and -X utf8=0 did not want it
     if not sys.flags.utf8_mode and not asked and locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8"):
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
-    default = threading.excepthook
-
-    def say(thread: threading.ExceptHookArgs) -> None:
-        """TensorBoard writes in a thread; what fails there reaches the run with its next value."""
-        if isinstance(thread.exc_value, OSError) and thread.exc_value.errno in _OF_THE_PLACE:
-            print(f"warning: a log cannot be written: {thread.exc_value}", file=sys.stderr, flush=True)
-        else:
-            default(thread)
-
-    threading.excepthook = say
+    threading.excepthook = say_no_trace
     status = main()
     if status == _INTERRUPTED:  # by the signal itself: a shell then leaves its loop too
         sys.stdout.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     sys.exit(status)
+
+
+def say_no_trace(thread: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread; what fails there reaches the run with its next value."""
+    if isinstance(thread.exc_value, OSError) and vanished_folder(thread.exc_value) is not None:
+        return  # the run says it, in its last line
+    if isinstance(thread.exc_value, OSError) and thread.exc_value.errno in _OF_THE_PLACE:
+        print(f"warning: a log cannot be written: {thread.exc_value}", file=sys.stderr, flush=True)
+    else:
+        threading.__excepthook__(thread)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -107,6 +110,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"spikesparse {__version__}")
         return 0
     watch_parent()
+    _escape_output()
     try:
         command = _command(args[0])
         if command is None:
@@ -122,6 +126,11 @@ def main(args: list[str] | None = None) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _output_is_unread():
             return _UNREAD
+        if (folder := vanished_folder(error)) is not None:
+            return _refuse(
+                f"{folder}: the run's folder was deleted or moved while it trained, and with it what the run goes on "
+                "from. The same command begins anew, or goes on if you put the folder back."
+            )
         if error.errno not in _OF_THE_PLACE:
             raise
         where = f"{error.filename}: " if error.filename else ""
@@ -145,6 +154,13 @@ def main(args: list[str] | None = None) -> int:
     finally:
         let_go()
     return 0
+
+
+def _escape_output() -> None:
+    """What the output's encoding has no letters for is escaped: a table is no reason to lose a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 # What the place where files are written says, and what may be done.
@@ -213,9 +229,8 @@ def _run_limited(command: Callable[[list[str]], object], args: list[str]) -> Non
 
 
 def _refuse(reason: str, status: int = 2) -> int:
-    line = "".join(
-        c if c.isprintable() else "\ufffd" for c in " ".join(reason.split())
-    )  # it may quote a stranger's file
+    reason = printable(" ".join(reason.split()))  # it may quote a stranger's file
+    line = "".join(c if c.isprintable() else "\ufffd" for c in reason)
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
     print(f"spikesparse: error: {line}", file=sys.stderr, flush=True)
     return status

@@ -13,6 +13,7 @@ from rich.table import Table
 from spikesparse.errors import UserError
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.bill import DEFINITIONS
+from spikesparse.names import printable
 from spikesparse.whole_files import replace_file
 
 CSV, JSON = "bill.csv", "bill.json"
@@ -37,7 +38,7 @@ def write_bill(folder: Path, bill: SpikeBill, energy: EnergyConstants, about: di
     rows = bill.rows(energy)
     text = io.StringIO()
     for name, value in header.items():
-        text.write(f"# {name}: {' '.join(value) if isinstance(value, list) else value}\n")
+        text.write(f"# {name}: {printable(' '.join(value) if isinstance(value, list) else str(value))}\n")
     for column, definition in DEFINITIONS.items():
         text.write(f"# {column}: {definition}\n")
     writer = csv.writer(text, lineterminator="\n")
@@ -45,9 +46,11 @@ def write_bill(folder: Path, bill: SpikeBill, energy: EnergyConstants, about: di
     for name, row in rows.items():
         values = (row.get(column) for column in DEFINITIONS)
         writer.writerow([name, *("" if value is None else value for value in values)])
-    replace_file(folder / CSV, text.getvalue())
     whole = {**header, "definitions": DEFINITIONS, "rows": rows}
-    replace_file(folder / JSON, json.dumps(whole, indent=2) + "\n")
+    try:
+        replace_file(folder / JSON, json.dumps(whole, indent=2) + "\n")
+    finally:
+        replace_file(folder / CSV, text.getvalue())
 
 
 def read_rows(folder: Path) -> dict[str, dict[str, Any]]:

@@ -180,7 +180,7 @@ def check_state_dict(theirs: dict[str, Tensor], ours: dict[str, Tensor], flag: s
     """Refuse weights that do not fit.
 
     Raises:
-        UserError: naming the first weight that differs.
+        UserError: naming the first weight that differs in shape, or in the kind of its numbers.
     """
     for name in [*ours, *theirs]:
         shapes = [_shape(d[name]) if name in d else "missing" for d in (theirs, ours)]
@@ -189,6 +189,21 @@ def check_state_dict(theirs: dict[str, Tensor], ours: dict[str, Tensor], flag: s
                 f"{flag}: a checkpoint of another architecture: {name} is {shapes[0]} there, {shapes[1]} here. Leave "
                 "out the --model.net and --data flags that change it, or name the checkpoint's own architecture."
             )
+        kinds = [_kind(d[name]) for d in (theirs, ours)]
+        if kinds[0] != kinds[1]:  # torch would cast them: an int8 weight is no weight without its scale
+            raise UserError(
+                f"{flag}: {name} is {theirs[name].dtype} ({kinds[0]}) there, {ours[name].dtype} ({kinds[1]}) here; a "
+                "quantised or complex network is not read. Name a checkpoint as it was trained."
+            )
+
+
+def _kind(value: Any) -> str:
+    """What numbers a tensor holds, and how: floats of any width may stand for each other."""
+    if not isinstance(value, Tensor):
+        return "no tensor"
+    dtype = value.dtype
+    kind = "floating point" if dtype.is_floating_point else "complex" if dtype.is_complex else "integer"
+    return kind if value.layout == torch.strided else f"sparse {kind}"
 
 
 def _shape(value: Any) -> tuple[int, ...] | str:

@@ -101,10 +101,16 @@ class EarlyExit:
 
 
 def confidence_of(logits: Tensor, measure: str = "probability") -> Tensor:
-    """How sure a network is, in [0, 1], by one of the measures: (..., classes) -> (...)."""
+    """How sure a network is, in [0, 1], by one of the measures: (..., classes) -> (...).
+
+    Raises:
+        UserError: for the margin of a network that has one class.
+    """
     probability = logits.softmax(-1)
     if measure == "probability":
         return probability.amax(-1)
+    if logits.shape[-1] < 2:
+        raise UserError("--model.early_exit.measure=margin: the network has one class, and a margin is between two.")
     first, second = probability.topk(2).values.unbind(-1)
     return first - second
 

@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from spikesparse.bolts import load_bolts
+from spikesparse.closing import LoggersFailForThemselves
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.imports import check_settings, limited_imports, split_allowed
 from spikesparse.load import refuse_linked
@@ -93,7 +94,7 @@ class GuardedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, whose checkpoints are written whole, unless it has a way of its own."""
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks += self.companions  # type: ignore[attr-defined]
+        trainer.callbacks += [*self.companions, LoggersFailForThemselves()]  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
         return trainer

@@ -11,17 +11,20 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from spikesparse.closing import Closing
 from spikesparse.errors import UserError
+from spikesparse.names import printable
 from spikesparse.whole_files import replace_file
 
 COLUMNS = ("index", "label", "predicted", "confidence", "spikes", "steps")
 
 
 class PredictionWriter(Callback):
-    """Writes index, label, predicted, confidence, spikes, steps, class of every image that `predict` or a test reads.
+    r"""Writes index, label, predicted, confidence, spikes, steps, class of every image that `predict` or a test reads.
 
     So two networks can be compared image by image. Several processes make one file, in the data's order. The class is
-    the predicted one's name. A folder of images has no labels, and its rows end with the file's name.
+    the predicted one's name. A folder of images has no labels, and its rows end with the file's name, in which a byte
+    that is no UTF-8 is written out, as in ``caf\xe9.png``.
 
     Args:
         path: the CSV; None is predictions_<what>.csv in the run folder, where what is the split or the folder's name.
@@ -56,7 +59,10 @@ class PredictionWriter(Callback):
             self._gather(trainer, f"{name}_folder" if name in ("val", "test") else name, data.predicted_folder[1])
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the rows of all processes, and write them: the same file as `predict` on the test split."""
+        """Gather the rows of all processes, and write them: the same file as `predict` on the test split.
+
+        Where they cannot be written, the test goes on with a warning: its result is another.
+        """
         self._gather(trainer, "test")
 
     def _gather(self, trainer: Trainer, what: str, files: list[Path] | None = None) -> None:
@@ -71,10 +77,14 @@ class PredictionWriter(Callback):
             merged = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
             data: Any = getattr(trainer, "datamodule", None)  # a test may be of loaders alone
             classes = data.dataset.classes if data is not None else []
-            self._write(Path(folder or ".") / f"predictions_{what}.csv", merged, classes, files)
+            path = Path(self.path or Path(folder or ".") / f"predictions_{what}.csv")
+            if trainer.state.fn == "predict":  # they are all that it is asked for
+                self._write(path, merged, classes, files)
+            else:
+                with Closing().part(path):
+                    self._write(path, merged, classes, files)
 
     def _write(self, path: Path, rows: dict[str, Tensor], classes: list[str], files: list[Path] | None) -> None:
-        path = Path(self.path) if self.path else path
         order = rows["index"].argsort(stable=True).tolist()
         columns = {name: rows[name].tolist() for name in COLUMNS}
         text = io.StringIO(newline="")
@@ -84,10 +94,10 @@ class PredictionWriter(Callback):
             row = [columns[name][i] for name in COLUMNS]
             row[1] = row[1] if row[1] >= 0 else ""
             row[3] = f"{row[3]:.6f}"
-            writer.writerow([*row, names.get(row[2], ""), *([files[row[0]]] if files else [])])
+            writer.writerow([*row, names.get(row[2], ""), *([printable(str(files[row[0]]))] if files else [])])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, text.getvalue())
         except OSError as error:
             raise UserError(f"--predictions.path={path}: cannot be written ({error}).") from error
-        print(f"{len(order)} predictions in {path}")
+        print(f"{len(order)} predictions in {printable(str(path))}")

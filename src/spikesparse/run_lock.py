@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from spikesparse.errors import UserError
 from spikesparse.locks import FileLock
 
 _held: FileLock | None = None
+_folder: Path | None = None  # that this process trains in, also where no lock could be had
 
 
 def hold(folder: Path) -> None:
@@ -23,7 +25,7 @@ def hold(folder: Path) -> None:
     Raises:
         UserError: if another process has it.
     """
-    global _held
+    global _held, _folder
     let_go()
     place = folder.resolve()  # one lock, by whatever path the folder is named
     lock = FileLock(place.with_name(f".{place.name}.lock"))
@@ -31,15 +33,26 @@ def hold(folder: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         free = lock.acquire(wait=False)
     except OSError:
+        _folder = folder
         return
     if not free:
         raise UserError(f"{folder}: another process trains there. Once it has ended, the same command goes on.")
-    _held = lock
+    _held, _folder = lock, folder
+
+
+def vanished_folder(error: OSError) -> Path | None:
+    """The run folder that this process holds, if a file cannot be written because it is no longer there."""
+    if _folder is None or error.errno not in (errno.ENOENT, errno.ESTALE) or not error.filename:
+        return None
+    missing = Path(os.fsdecode(error.filename)).resolve()
+    gone = missing.is_relative_to(_folder.resolve()) and not missing.parent.exists()
+    return _folder if gone else None
 
 
 def let_go() -> None:
     """Let others train in the folder that this process holds, if it holds one."""
-    global _held
+    global _held, _folder
+    _folder = None
     if _held is not None:
         _held.close()
         _held = None

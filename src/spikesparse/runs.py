@@ -160,13 +160,21 @@ def refuse_a_crowd(trainer: Any) -> None:
 
 
 def run_folder(config: Any, args: list[str]) -> Path | None:
-    """The folder of a run: its checkpoint's, or its own; None with a logger of the user's own, or none."""
+    """The folder of a run: its checkpoint's, or its own; None with a logger of the user's own, or none.
+
+    Raises:
+        UserError: if its name is no UTF-8, which TensorBoard's files need.
+    """
     init = getattr(config.trainer.logger, "init_args", None)
     if config.trainer.fast_dev_run or init is None or "save_dir" not in init or init.get("name") is not None:
         return None
     seed = config.get("seed_everything")
     own = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"
     folder = folder_of_checkpoint(config.get("ckpt_path")) or own
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{folder}: the name of a run's folder must be UTF-8; rename it, or name another.") from error
     refuse_blocked(folder)
     return folder
 

@@ -19,7 +19,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from spikesparse.checkpoints import MovableCheckpoint, read_checkpoint
 from spikesparse.errors import UserError
-from spikesparse.whole_files import whole_file
+from spikesparse.whole_files import partial_name, remove_leftovers, whole_file
 
 LAST, STEP, PREVIOUS = "last.ckpt", "step.ckpt", "previous.ckpt"
 
@@ -165,8 +165,8 @@ def _writers(trainer: Trainer) -> list[SummaryWriter]:
 
 def _keep_previous(folder: Path) -> None:
     """A second name for last.ckpt: no copy, and the file that comes next does not touch it."""
-    link = folder / f".{PREVIOUS}.partial"
+    remove_leftovers(folder / PREVIOUS)
+    link = partial_name(folder / PREVIOUS)
     with suppress(OSError):  # no last.ckpt yet, or a file system without links
-        link.unlink(missing_ok=True)
         os.link(folder / LAST, link)
         os.replace(link, folder / PREVIOUS)

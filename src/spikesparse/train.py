@@ -11,12 +11,13 @@ from spikesparse.bill_files import JSON as BILL_JSON
 from spikesparse.bill_files import bill_table, read_rows, write_bill
 from spikesparse.callbacks import TrainingTime
 from spikesparse.cli import SpikeCLI
+from spikesparse.closing import Closing
 from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
 from spikesparse.most_used import most_used_at_the_end
 from spikesparse.paths import CONFIGS
 from spikesparse.peers import is_first_process
-from spikesparse.resume import Finished, NothingToTrain, write_identity
+from spikesparse.resume import RUN, Finished, NothingToTrain, write_identity
 from spikesparse.runs import (
     RunConfig,
     asks_for_budget,
@@ -88,10 +89,13 @@ def train(args: list[str]) -> RunResult | None:
         reason = setter.none_chosen if setter is not None else "no epoch was validated"
         print(f"{reason}: the last epoch is tested, not the best")
     trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
-    result = _report(cli, run_name(["fit", *args]), best, about)
-    _write_hparams(cli, "test")
+    closing = Closing()
+    result = _report(cli, run_name(["fit", *args]), best, about, closing)
+    with closing.part("TensorBoard's table of settings and results"):
+        _write_hparams(cli, "test")
     if result is not None:
         _say_what_is_next(args, cli)
+    closing.end()
     return result
 
 
@@ -111,7 +115,8 @@ def fit(args: list[str]) -> None:
         print(run)
         return
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
-        _write_hparams(cli, "val")
+        with Closing().part("TensorBoard's table of settings and results"):
+            _write_hparams(cli, "val")
 
 
 def _say(nothing: NothingToTrain) -> None:
@@ -125,7 +130,8 @@ def _fitted(args: list[str], fresh: bool) -> SpikeCLI:
         cli = SpikeCLI(["fit", *args], fresh=fresh)
     trainer: Any = cli.trainer
     if cli.run_folder is not None and trainer.is_global_zero and trainer.state.finished:
-        write_identity(cli.run_folder, cli.args, finished=True, seconds=_training_time(trainer))
+        with Closing().part(f"{cli.run_folder}/{RUN}"):  # then the same command tests the last checkpoint again
+            write_identity(cli.run_folder, cli.args, finished=True, seconds=_training_time(trainer))
     return cli
 
 
@@ -163,17 +169,18 @@ def test(args: list[str]) -> None:
     cli = SpikeCLI(["test", "--verbose=false", *args])  # the bill says it in place of Lightning's own table
     checkpoint = flag_value(args, "--ckpt_path") or ""
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
-        _report(cli, checkpoint, checkpoint, {"command": ["test", *args]})
+        closing = Closing()
+        _report(cli, checkpoint, checkpoint, {"command": ["test", *args]}, closing)
+        closing.end()
 
 
-def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -> RunResult | None:
-    """Print the bill, and keep it and result.json in the run folder, on the first process."""
+def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any], closing: Closing) -> RunResult | None:
+    """Keep result.json and the bill in the run folder, and print the bill, on the first process."""
     if not cli.trainer.is_global_zero:
         return None
     bill, energy = cli.model.bills["test"], cli.model.energy
     rows = bill.rows(energy)
     result = run_result("test", cli.model.measured["accuracy/test"], bill.timesteps, rows)
-    _print(result, rows, title)
     if cli.run_folder is not None:
         path = cli.run_folder / RESULT
         before = _kept_result(path)
@@ -182,8 +189,12 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any]) -
             about = {**{key: before[key] for key in TRAINING if key in before}, **about}
             if _is_trainings(before) and not changes_settings(about["command"]):
                 about["command"] = before["command"]
-        save_result(result, path, {**machine(), **about, "checkpoint": checkpoint})
-        write_bill(cli.run_folder, bill, energy, {**tested, "accuracy": result.accuracy})
+        with closing.part(path, result=True):
+            save_result(result, path, {**machine(), **about, "checkpoint": checkpoint})
+        with closing.part(f"{cli.run_folder}/{BILL_JSON} and {BILL_CSV}", result=True):
+            write_bill(cli.run_folder, bill, energy, {**tested, "accuracy": result.accuracy})
+    _print(result, rows, title)
+    if cli.run_folder is not None:
         print(f"bill          {cli.run_folder}/{BILL_CSV} and {BILL_JSON}: every count, per layer, with definitions")
     return result
 

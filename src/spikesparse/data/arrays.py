@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from spikesparse.errors import UserError
+from spikesparse.names import printable
 
+_LONGEST_NAME = 1020  # four for each byte of a file's name, if all of them are escaped
 UInt8 = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
@@ -37,7 +39,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A source's training and test images, and its classes' names in label order."""
+    """A source's training and test images, and its classes' names in label order, as printable text."""
 
     train: Images
     test: Images
@@ -63,6 +65,9 @@ def to_images(images: npt.NDArray[np.generic], labels: npt.NDArray[np.generic], 
         raise UserError(f"{where}: images have shape {images.shape}; (N, H, W, 3) or grey (N, H, W) is needed.")
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{where}: labels are {labels.dtype} {labels.shape}; integers (N,) are needed.")
+    most = np.iinfo(np.int64).max
+    if labels.size and int(labels.max()) > most:  # as int64 it would be negative, or another class
+        raise UserError(f"{where}: a label is {int(labels.max())}, above {most}; labels must be 0, 1, 2, ...")
     if len(labels) != len(images):
         raise UserError(f"{where}: {len(images)} images but {len(labels)} labels.")
     tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
@@ -85,7 +90,10 @@ def to_dataset(train: Images, test: Images, classes: list[str] | None, where: st
             f"{where}: training labels run up to {int(train.labels.max())}, with {len(train)} images; labels must be "
             "0, 1, 2, ... without gaps."
         )
-    names = classes or [str(c) for c in range(int(train.labels.max()) + 1)]
+    names = [printable(name) for name in classes or map(str, range(int(train.labels.max()) + 1))]
+    longest = max(map(len, names), default=0)
+    if longest > _LONGEST_NAME:
+        raise UserError(f"{where}: a class's name has {longest:,} characters; {_LONGEST_NAME} are the most.")
     for split, part in (("training", train), ("test", test)):
         low, high = int(part.labels.min()), int(part.labels.max())
         if low < 0 or high >= len(names):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from spikesparse.data.arrays import Dataset
 from spikesparse.data.sources import load_folder
 from spikesparse.errors import UserError
+from spikesparse.whole_files import whole_file
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)  # of its 50,000 training images, pixels in [0, 1]
@@ -35,15 +35,12 @@ def convert(folder: Path, out: Path) -> str:
     for split, part in (("train", dataset.train), ("test", dataset.test)):
         arrays[f"x_{split}"] = part.images.permute(0, 2, 3, 1).numpy()
         arrays[f"y_{split}"] = part.labels.numpy()
-    partial = out.with_name(f".{out.stem}.partial.npz")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, out)
+        with whole_file(out) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
     means = channel_means(dataset)
     lines = [
         f"{out}: {len(dataset.train)} training and {len(dataset.test)} test images of "

@@ -173,17 +173,31 @@ class CIFAR10DataModule(LightningDataModule):
             _ = self.dataset
 
     def setup(self, stage: str) -> None:
-        """Read the images."""
+        """Read the images.
+
+        Raises:
+            UserError: if they are to be trained on, and there is nothing to tell apart.
+        """
         _ = self.dataset
+        if stage == "fit":
+            self._check_classes()
 
     def check(self) -> None:
-        """See that training and validation have batches.
+        """See that training and validation have batches, and more than one class.
 
         Raises:
             UserError: if they have not.
         """
+        self._check_classes()
         self.train_dataloader()
         self.val_dataloader()
+
+    def _check_classes(self) -> None:
+        if self.num_classes < 2:
+            raise UserError(
+                f"--data.data_dir={self.data_dir}: all images are of one class, {self.dataset.classes[0]}; a network "
+                "learns to tell two or more apart."
+            )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches in a new order each epoch.

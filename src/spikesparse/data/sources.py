@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.nn import functional as F
 
 from spikesparse.data import cifar
 from spikesparse.data.arrays import Dataset, Images, to_dataset, to_images
 from spikesparse.data.limits import MOST_PIXELS, check_growth, size_of
-from spikesparse.data.npz import read_npz
+from spikesparse.data.npz import Array, read_npz
 from spikesparse.errors import UserError, choose
 from spikesparse.yaml_files import check_regular
 
@@ -69,7 +71,32 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     with _opened(path) as image:
         if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
             raise UserError(f"{path}: more than 8 bits per channel (mode {image.mode}); convert it to 8 bits.")
-        return np.asarray(image.convert("RGB"))
+        turn = _UPRIGHT.get(_orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        return np.asarray(upright.convert("RGB"))
+
+
+#: EXIF's orientation -> what brings the image upright; 1 is.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(image: Image.Image) -> Any:
+    """As the camera noted it; what is no EXIF, though it should be, notes nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return orientation if isinstance(orientation, int) else None
+    except Exception:  # a stranger's bytes, read by many parsers; the pixels have errors of their own
+        return None
 
 
 @contextmanager
@@ -114,21 +141,39 @@ def stack_images(paths: list[Path], what: str) -> npt.NDArray[np.uint8]:
     return images
 
 
+#: What systems keep beside images: copies, previews and attributes.
+_NOT_OURS = ("__MACOSX", "@eaDir")
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a name below a folder is hidden, or a system's own: ``.ipynb_checkpoints``, macOS's ``._0.png``."""
+    return any(part.startswith(".") or part in _NOT_OURS for part in path.relative_to(folder).parts)
+
+
 def image_files(folder: Path) -> list[Path]:
-    """The images of a folder and those below it, in name order."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    """The images of a folder and those below it, in name order; hidden ones are left out."""
+    images = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    return sorted(p for p in images if not _is_hidden(p, folder))
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in order; hidden ones are left out."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p, folder))
 
 
 def load_folder(data_dir: Path) -> Dataset:
-    """``{train,test}/<class>/*.png|jpg``, any number of classes, labels in the classes' name order."""
+    """``{train,test}/<class>/*.png|jpg``, any number of classes, labels in the classes' name order.
+
+    Hidden folders and files, whose names begin with a dot, are left out, as is what systems keep beside images.
+    """
     where = f"--data.data_dir={data_dir}"
     for split in ("train", "test"):
         if not (data_dir / split).is_dir():
             raise UserError(f"{where}: there is no folder {data_dir / split}; images go into {{train,test}}/<class>/.")
-    classes = sorted(p.name for p in (data_dir / "train").iterdir() if p.is_dir())
+    classes = _class_folders(data_dir / "train")
     if not classes:
         raise UserError(f"{where}: {data_dir / 'train'} holds no class folder; images go into train/<class>/.")
-    unknown = sorted({p.name for p in (data_dir / "test").iterdir() if p.is_dir()} - set(classes))
+    unknown = sorted(set(_class_folders(data_dir / "test")) - set(classes))
     if unknown:
         raise UserError(f"{where}: test class {', '.join(unknown)} has no folder in {data_dir / 'train'}.")
     parts = []
@@ -155,9 +200,22 @@ def load_npz(path: Path) -> Dataset:
         )
     check_regular(path, where)
     arrays, names = read_npz(path, where, NPZ_KEYS, "classes")
-    classes = None if names is None else [str(c) for c in np.atleast_1d(names)]
+    classes = None if names is None else _texts(names, where)
     parts = [to_images(arrays[f"x_{s}"], arrays[f"y_{s}"], f"{where}: {s} set") for s in ("train", "test")]
     return to_dataset(parts[0], parts[1], classes, where)
+
+
+def _texts(names: Array, where: str) -> list[str]:
+    """Class names of an npz: of text, or of bytes, which are read as UTF-8."""
+    if names.ndim > 1:
+        raise UserError(f"{where}: classes have shape {names.shape}; one name for each class is needed.")
+    names = np.atleast_1d(names)
+    if names.dtype.kind == "U" and names.nbytes:
+        codes = np.frombuffer(names.tobytes(), np.dtype("u4").newbyteorder(names.dtype.byteorder))
+        if codes.max() > sys.maxunicode:
+            raise UserError(f"{where}: classes are no text (a character {codes.max():#x}); name them anew.")
+    listed = names.tolist()
+    return [name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name for name in listed]
 
 
 def load_digits(data_dir: Path | None = None) -> Dataset:

@@ -11,6 +11,7 @@ from pytorch_lightning import Trainer
 from rich.table import Table
 
 from spikesparse.checkpoints import chosen_checkpoint
+from spikesparse.closing import Closing
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.early_exit import MEASURES, EarlyExit
 from spikesparse.errors import UserError
@@ -90,12 +91,16 @@ def main(args: list[str]) -> None:
     rows = [curve.row(exit) for exit in exits]
     targets = asked.target or [getattr(row, asked.by) for row in rows[:-1]]
     sought = [curve.row(exit) for exit in curve.sought(sorted(targets), asked.by, asked.measure)]
-    write(rows + sought, asked.run / CSV)
-    draw(rows, sought, asked.run / PNG)
+    closing = Closing()
+    with closing.part(asked.run / CSV, result=True):
+        write(rows + sought, asked.run / CSV)
+    with closing.part(asked.run / PNG):
+        draw(rows, sought, asked.run / PNG)
     console().print(_table(rows, sought, data.timesteps))
     print(f"files         {asked.run}/{CSV} and {PNG}")
     flags = f"--model.early_exit.confidence={sought[-1].flag} --model.early_exit.measure={asked.measure}"
     print(f"test it       spikesparse test --ckpt_path={chosen_checkpoint(asked.run)} {flags}")
+    closing.end()
 
 
 def _check_reductions(reductions: list[float], baseline: str | None) -> None:

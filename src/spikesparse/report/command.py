@@ -13,6 +13,7 @@ from spikesparse import __version__
 from spikesparse.errors import UserError
 from spikesparse.report.plots import Drawn, drawn
 from spikesparse.report.runs import find_runs, read_run
+from spikesparse.whole_files import replace_file
 
 
 def main(args: list[str]) -> None:
@@ -38,7 +39,7 @@ def main(args: list[str]) -> None:
         from spikesparse.report.png import write_pngs
 
         parsed.out.parent.mkdir(parents=True, exist_ok=True)
-        parsed.out.write_text(html, encoding="utf-8")
+        replace_file(parsed.out, html)
         written = write_pngs(runs, pngs)
     except OSError as error:
         raise UserError(f"--out={parsed.out}: cannot be written ({error})") from error

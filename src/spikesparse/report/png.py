@@ -26,6 +26,7 @@ from spikesparse.report.plots import (
     pareto_front,
     side_by_side,
 )
+from spikesparse.whole_files import whole_file
 
 _MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
 _HATCHES = {"circle": "", "square": "//", "triangle": "\\\\", "diamond": "xx"}  # of bars of the same colour
@@ -83,7 +84,8 @@ def _save(folder: Path, name: str, figure: Figure, axes: Axes, runs: list[Drawn]
         text.set_parse_math(False)
         text.set_text(each.label)
     path = folder / f"{name}.png"
-    figure.savefig(path, bbox_inches="tight")  # as wide as the longest label
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", bbox_inches="tight")  # as wide as the longest label
     return path
 
 

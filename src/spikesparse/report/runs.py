@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -165,8 +166,11 @@ def _read_events(folder: Path) -> EventAccumulator | None:
         return None
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of cut-off files, which a running run has
     kept = {"scalars": 0, "images": 1, "audio": 1, "histograms": 1, "compressedHistograms": 1, "tensors": 1}
-    events = EventAccumulator(str(folder), size_guidance=kept)
-    events.Reload()
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place, "run")  # TensorBoard opens no folder whose name is not UTF-8
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+        events = EventAccumulator(str(link if readable(str(folder)) != str(folder) else folder), size_guidance=kept)
+        events.Reload()
     return events
 
 

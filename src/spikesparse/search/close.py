@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from optuna.study import Study
 
+from spikesparse.closing import Closing
 from spikesparse.locks import FileLock
 from spikesparse.search.figure import write_figure
 from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
@@ -21,16 +22,21 @@ def close(study: Study, plan: Plan, test: bool) -> None:
     """
     with FileLock(plan.folder / "close.lock"):  # workers that end together must not both test
         table = rows(study, plan)
-        write_tables(table, plan.folder)
+        closing = Closing()
+        with closing.part(f"{plan.folder}/{TRIALS} and {FRONT}", result=True):
+            write_tables(table, plan.folder)
         finished = sum(row["state"] == "complete" for row in table)
         title = f"{plan.name}: {finished} trials, seed {plan.seed}"
-        write_figure(table, plan.folder / FIGURE, title, cifar10=plan.cifar10)
+        with closing.part(plan.folder / FIGURE):
+            write_figure(table, plan.folder / FIGURE, title, cifar10=plan.cifar10)
         if test:
             try:
                 test_front(study, plan)
             finally:  # if a test fails, with those before it
-                write_tables(rows(study, plan), plan.folder)
+                with closing.part(f"{plan.folder}/{TRIALS} and {FRONT}", result=True):
+                    write_tables(rows(study, plan), plan.folder)
     print(f"study         {plan.name}: complete, {finished} finished trials, {len(study.best_trials)} on the front")
     print(
         f"files         {plan.folder}/: {FRONT}, {TRIALS}, {FIGURE}; a checkpoint for each point in {FRONT}", flush=True
     )
+    closing.end()
