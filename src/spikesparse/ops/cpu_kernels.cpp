@@ -35,8 +35,9 @@ constexpr int64_t CHUNKS = 64;             // of the work; a fixed number, so th
 // Calls work(chunk, first, end) for CHUNKS parts of 0..count, threads taking whole chunks: every loop that threads share.
 // What is only read or belongs to one of the numbers first..end needs no care. A sum of fractions is taken for each chunk
 // apart, so that its order is the same for any number of threads; a count that chunks share goes through `add`.
-template <class Work> void in_chunks(int64_t count, int threads, const Work &work) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
+// Each thread has a copy of the work: its numbers then lie in registers, whatever is stored meanwhile.
+template <class Work> void in_chunks(int64_t count, int threads, Work work) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic) firstprivate(work)
   for (int64_t chunk = 0; chunk < CHUNKS; ++chunk) work(chunk, count * chunk / CHUNKS, count * (chunk + 1) / CHUNKS);
 }
 
@@ -227,7 +228,10 @@ template <class T> void forward(const Scan &scan, T *spikes, uint8_t *bits, int3
     float y[4][LANES], v[4][LANES], h[LANES], out[LANES], all[LANES];
     std::fill_n(v[0], 4 * LANES, scan.initial);
     uint8_t bytes[LANES];
-    int32_t fired_here[LANES] = {}, events_here[LANES] = {};  // of each segment, over all steps
+    int64_t positions[LANES];
+    int32_t fired_here[LANES], events_here[LANES];  // of each segment, over all steps
+    for (int k = 0; k < tile.segments; ++k)
+      positions[k] = tiles.output(tile, k), fired_here[k] = events_here[k] = 0;
     for (int64_t t = 0; t < scan.timesteps; ++t) {
       for (int sub = 0; sub < tiles.subs; ++sub) {
         if (t == 0 || scan.steps > 1) load_y<T>(tiles, tile, t, sub, y[sub]);
@@ -246,7 +250,7 @@ template <class T> void forward(const Scan &scan, T *spikes, uint8_t *bits, int3
       for (int k = 0; k < tile.segments; ++k) {
         const float *window = out + k * tile.width;
         if (fired) fired_here[k] += sum(all + k * tile.width, tile.width);
-        int64_t position = tiles.output(tile, k);
+        int64_t position = positions[k];
         if (position < 0) continue;
         int64_t row = t * tiles.out_positions() + position;
         T *dense = spikes + row * scan.channels + tile.first_channel;
@@ -257,8 +261,7 @@ template <class T> void forward(const Scan &scan, T *spikes, uint8_t *bits, int3
     }
     for (int k = 0; k < tile.segments; ++k) {
       if (fired) add(fired[tile.first_window + k], fired_here[k]);
-      int64_t position = tiles.output(tile, k);
-      if (events && position >= 0) add(events[position], events_here[k]);
+      if (events && positions[k] >= 0) add(events[positions[k]], events_here[k]);
     }
   });
 }
@@ -477,7 +480,7 @@ void backward(const Scan &scan, const T *grad_spikes, const float *grad_fired, c
 }
 
 template <class T> void moments(const T *y, int64_t rows, int64_t channels, int threads, double *sums) {
-  in_chunks(rows, threads, [&](int64_t chunk, int64_t first, int64_t end) {
+  in_chunks(rows, threads, [=](int64_t chunk, int64_t first, int64_t end) {
     double *sum = sums + 2 * channels * chunk, *squares = sum + channels;
     for (int64_t row = first; row < end; ++row)
       for (int64_t c = 0; c < channels; ++c) {
@@ -490,7 +493,7 @@ template <class T> void moments(const T *y, int64_t rows, int64_t channels, int 
 
 template <class T> void pack(const T *x, int64_t rows, int64_t channels, int threads, uint8_t *bits) {
   int64_t row_bytes = (channels + 7) / 8;
-  in_chunks(rows, threads, [&](int64_t, int64_t first, int64_t end) {
+  in_chunks(rows, threads, [=](int64_t, int64_t first, int64_t end) {
     for (int64_t row = first; row < end; ++row)
       for (int64_t c = 0; c < channels; c += LANES) {
         uint8_t s[LANES];
@@ -506,12 +509,13 @@ template <class T> void unpack(const uint8_t *bits, int64_t rows, int64_t channe
   T of_byte[256][8];
   for (int byte = 0; byte < 256; ++byte)
     for (int k = 0; k < 8; ++k) from_float(float(byte >> k & 1), of_byte[byte][k]);
-  in_chunks(rows, threads, [&](int64_t, int64_t first, int64_t end) {
+  const T(*table)[8] = of_byte;
+  in_chunks(rows, threads, [=](int64_t, int64_t first, int64_t end) {
     for (int64_t row = first; row < end; ++row) {
       const uint8_t *from = bits + row * row_bytes;
       T *to = x + row * channels;
-      for (int64_t j = 0; j < whole; ++j) std::memcpy(to + 8 * j, of_byte[from[j]], sizeof of_byte[0]);
-      if (channels % 8) std::memcpy(to + 8 * whole, of_byte[from[whole]], channels % 8 * sizeof(T));
+      for (int64_t j = 0; j < whole; ++j) std::memcpy(to + 8 * j, table[from[j]], sizeof table[0]);
+      if (channels % 8) std::memcpy(to + 8 * whole, table[from[whole]], channels % 8 * sizeof(T));
     }
   });
 }
