@@ -36,7 +36,7 @@ def events_of(folder):
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 def test_after_kills_each_value_stands_once(tiny_args, monkeypatch):
-    args = ["train", *tiny_args, "--trainer.limit_train_batches=3", "--dashboard.every_n_epochs=1"]
+    args = ["train", *tiny_args, "--trainer.limit_train_batches=3", "--dashboard.every_n_epochs=3"]
     folder = Path("runs") / run_name(["fit", *args[1:]]) / "seed0"
     assert main(args) == 0
     (whole, _), curves = events_of(folder), read_run(folder).curves

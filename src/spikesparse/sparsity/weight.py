@@ -57,8 +57,8 @@ class SparsityWeight(Callback):
         if self.ramp.overruled is not None and trainer.is_global_zero:
             print(
                 f"warning: --trainer.max_epochs={trainer.max_epochs} differs from the checkpoint's, whose ramp of "
-                f"lambda stays in force: it ends in epoch {self.ramp.end_epoch}, not {self.ramp.overruled}. To move it, name "
-                "--sparsity.end_epoch."
+                f"lambda stays in force: it ends in epoch {self.ramp.end_epoch}, not {self.ramp.overruled}. To move it "
+                "name --sparsity.end_epoch."
             )
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
             text = self.warning(trainer.max_epochs)
