@@ -215,6 +215,9 @@ def test_rows_are_not_appended_to_another_table(bench, tmp_path):
     append_rows([{"contestant": "b", "median_ms": 2}], path)
     check_columns(path, ["contestant", "median_ms"])
     assert [row["median_ms"] for row in csv.DictReader(path.read_text().splitlines())] == ["1", "2"]
+    (tmp_path / "begun.csv").touch()  # as another process has it, between opening it and writing the header
+    append_rows([{"contestant": "a", "median_ms": 1}], tmp_path / "begun.csv")
+    assert (tmp_path / "begun.csv").read_text() == "contestant,median_ms\na,1\n"
     before = path.read_text()
     for other in ({"contestant": "c"}, {"median_ms": 3, "contestant": "c"}):
         with pytest.raises(SystemExit, match="columns"):

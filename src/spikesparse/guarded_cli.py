@@ -10,10 +10,10 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from spikesparse.bolts import load_bolts
-from spikesparse.closing import LoggersFailForThemselves
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.imports import check_settings, limited_imports, split_allowed
 from spikesparse.load import refuse_linked
+from spikesparse.loggers import LoggersFailForThemselves
 from spikesparse.memory import check_memory
 from spikesparse.module import SpikingClassifier
 from spikesparse.paths import CONFIGS

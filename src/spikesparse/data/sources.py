@@ -71,6 +71,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     with _opened(path) as image:
         if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
             raise UserError(f"{path}: more than 8 bits per channel (mode {image.mode}); convert it to 8 bits.")
+        image.load()  # all of it: what is cut off raises here, and only here
         turn = _UPRIGHT.get(_orientation(image))
         upright = image if turn is None else image.transpose(turn)
         return np.asarray(upright.convert("RGB"))

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from spikesparse import __version__
+from spikesparse.closing import Closing
 from spikesparse.errors import UserError
 from spikesparse.report.plots import Drawn, drawn
 from spikesparse.report.runs import find_runs, read_run
@@ -36,13 +37,15 @@ def main(args: list[str]) -> None:
     pngs = parsed.out.with_name(f"{parsed.out.stem}_png")
     html = report_page(runs, shlex.join(["spikesparse", "report", *args]))
     try:
-        from spikesparse.report.png import write_pngs
-
         parsed.out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(parsed.out, html)
-        written = write_pngs(runs, pngs)
     except OSError as error:
         raise UserError(f"--out={parsed.out}: cannot be written ({error})") from error
+    written: list[Path] = []
+    with Closing().part(pngs):  # the charts are in the page too
+        from spikesparse.report.png import write_pngs
+
+        written = write_pngs(runs, pngs)
     print(f"report        {parsed.out}: {len(runs)} run(s), {len(html.encode()) / 1e6:.1f} MB, opens in any browser")
     if written:
         print(f"charts        {pngs}/: {', '.join(path.name for path in written)}")
