@@ -13,10 +13,15 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from spikesparse import CIFAR10DataModule, DirectEncoder, SpikingClassifier, SpikingVGG
+from spikesparse import CIFAR10DataModule, DirectEncoder, SpikingClassifier, SpikingVGG, load_run
+from spikesparse.__main__ import main
+from spikesparse.distillation import load_teacher
 from spikesparse.errors import UserError
 from spikesparse.nonfinite import bad_image, bad_output, bad_weight, layer_of
 from spikesparse.nonfinite_guard import NonFiniteGuard
+from spikesparse.predict import PredictionWriter
+from spikesparse.resume import newest
+from spikesparse.sparsity.asked import told_by
 
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:The '\w+' does not have many workers",
@@ -227,6 +232,89 @@ def test_a_module_that_meets_what_is_not_finite_is_named_before_those_behind_it(
     net[0].weight.data.fill_(float("nan"))
     assert bad_output(net, lambda: net(torch.ones(1, 2))) == "0"
     assert layer_of("net.layers.conv1.weights.weight") == "conv1"
+
+
+# ---- networks that are only read -------------------------------------------------------------------------------------
+
+
+def tiny_model():
+    torch.manual_seed(0)
+    net = SpikingVGG("2-P-3-F4", num_classes=3, input_shape=(3, 8, 8), timesteps=2)
+    return SpikingClassifier(net)
+
+
+def spoil_weight(net):
+    net.layers["conv1"].weights.weight.data[0, 0, 0, 0] = float("nan")  # which its neurons turn into silence
+
+
+def spoil_statistics(net):
+    net.layers["conv2"].norm.running_var[1] = float("inf")
+
+
+def overflow(net):
+    net.layers["fc1"].norm.bias.data.fill_(1e3)  # all its neurons fire
+    net.layers["classifier"].weights.weight.data.fill_(torch.finfo(torch.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_weight, "a weight of layer conv1 (net.layers.conv1.weights.weight) is"),
+        (spoil_statistics, "a weight of layer conv2 (net.layers.conv2.norm.running_var) is"),
+        (overflow, "the output of layer classifier (net.layers.classifier.weights) in {split} batch 0 is"),
+        (None, "the input of the network, image {image} of {split}, is"),
+    ],
+    ids=["weight", "statistics", "output", "image"],
+)
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_network_whose_numbers_are_not_finite_is_not_measured(tiny_npz, command, spoil, said):
+    encoder = Spoils(None, VALUES[0], training=False) if spoil is None else "direct"
+    data = CIFAR10DataModule(str(tiny_npz), "npz", batch_size=5, timesteps=2, encoder=encoder)
+    model, off = tiny_model(), dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    if spoil is not None:
+        spoil(model.net)
+    writer = PredictionWriter("predictions.csv")
+    trainer = Trainer(accelerator="cpu", enable_checkpointing=False, callbacks=[writer], **off)
+    with pytest.raises(UserError) as error:
+        getattr(trainer, command)(model, data)
+    split = {"validate": "validation", "test": "test", "predict": "prediction"}[command]
+    image = r"\d+"
+    assert re.match(re.escape(said.format(split=split, image="IMAGE")).replace("IMAGE", image), str(error.value))
+    assert "not finite (NaN or infinity): nothing is reported" in str(error.value)
+    assert not Path("predictions.csv").exists()
+    data.encoder = DirectEncoder()  # the trainer remembers nothing of it
+    getattr(trainer, command)(tiny_model(), data, **({} if command == "predict" else {"verbose": False}))
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's and the parser's own
+@pytest.mark.parametrize("where", ["state_dict", "current_model_state"])  # the latter beside averaged weights
+def test_whatever_reads_a_checkpoint_refuses_weights_that_are_not_finite(capsys, where):
+    folder = Path("theirs/seed0")
+    last, weights = folder / "checkpoints/last.ckpt", tiny_model().state_dict()
+    last.parent.mkdir(parents=True)
+    bad = {**weights, "net.layers.conv1.weights.weight": torch.full((2, 3, 3, 3), torch.nan)}
+    spends = "efficiency/spikes_per_image/val"
+    torch.save({"state_dict": weights, "measured": {spends: 9.0}, "global_step": 1, "epoch": 1, where: bad}, last)
+    said = "its weight net.layers.conv1.weights.weight is not finite (NaN or infinity), so that nothing"
+    for command, flag in (
+        *((name, f"--ckpt_path={last}") for name in ("test", "predict", "validate", "fit", "train", "compare")),
+        ("exits", str(folder)),
+    ):
+        assert main([command, flag]) == 2
+        error = capsys.readouterr().err
+        assert f"{last}: {said}" in error, command
+        assert error.count("\n") == 1
+    for flag, read in {
+        "--model.init_from=": lambda: SpikingClassifier(tiny_model().net, init_from=str(last)),
+        "--model.distillation.teacher=": lambda: load_teacher(str(last), None),
+        "--budget.baseline=": lambda: told_by(str(last), spends, "--budget.baseline"),
+        "": lambda: load_run(folder, "last"),
+    }.items():
+        with pytest.raises(UserError, match=re.escape(f"{flag}{last}: {said}")):
+            read()
+    assert newest(folder) is None  # nothing to go on from
+    assert said in capsys.readouterr().out
+    assert not Path("runs").exists()
 
 
 ON_ONE = """

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spikesparse.archives import DAMAGED, check_archive
 from spikesparse.errors import UserError
+from spikesparse.nonfinite import bad_value
 from spikesparse.sparsity.weight import in_force
 from spikesparse.yaml_files import MAX_DEPTH, MAX_NODES, check_regular
 
@@ -114,7 +115,8 @@ def read_checkpoint(path: str | Path, flag: str | None = "--ckpt_path") -> dict[
         flag: that the user named it by; None for a file that the program itself has found.
 
     Raises:
-        UserError: if there is none, or it is damaged, or holds more than tensors and plain values.
+        UserError: if there is none, or it is damaged, holds more than tensors and plain values, or weights that are
+            not finite: whatever reads weights reads them here.
     """
     named = f"{flag}={path}" if flag else str(path)
     try:
@@ -130,6 +132,13 @@ def read_checkpoint(path: str | Path, flag: str | None = "--ckpt_path") -> dict[
         raise UserError(f"{named}: not a checkpoint of this project (it has no state_dict).")
     if not _are_settings(checkpoint.get("settings", {})):
         raise UserError(f"{named}: not a checkpoint of this project (its settings are none).")
+    for state in ("state_dict", "current_model_state"):  # the latter beside averaged weights
+        weights = checkpoint.get(state)
+        if isinstance(weights, dict) and (name := bad_value(weights)) is not None:
+            raise UserError(
+                f"{named}: its weight {name} is not finite (NaN or infinity), so that nothing the network computes "
+                "means anything. Name a checkpoint of an earlier epoch, or train anew."
+            )
     return checkpoint
 
 

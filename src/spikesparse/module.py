@@ -30,6 +30,7 @@ from spikesparse.settings_errors import SettingsErrors
 from spikesparse.sparsity import Penalty, SpikePenalty
 from spikesparse.sparsity.penalty import penalty_of
 from spikesparse.sync_batchnorm import honour_sync_batchnorm
+from spikesparse.weight_averaging import forget_averages
 
 LOSSES = ("cross_entropy", "squared_error")
 #: How the network is compiled for training: not at all, or in one of torch.compile's modes.
@@ -144,6 +145,7 @@ class SpikingClassifier(LightningModule):
         """Forget what was compiled, and the teacher: the module can be copied and pickled again."""
         self._trained_forward = None
         self._teacher = []
+        forget_averages(self.trainer)
 
     def configure_callbacks(self) -> list[Callback]:
         """What accompanies every training run, unless it is there already."""

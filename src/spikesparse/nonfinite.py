@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -29,8 +29,28 @@ def bad_image(images: Tensor, indices: Tensor) -> Tensor:
 
 def bad_weight(module: nn.Module) -> str | None:
     """The name of the first parameter or buffer that is not finite."""
-    floating = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
-    return next((name for name, value in floating.items() if not bool(value.isfinite().all())), None)
+    return bad_value(module.state_dict())
+
+
+def bad_value(state: Mapping[str, Any]) -> str | None:
+    """The name of the first tensor that is not finite.
+
+    >>> bad_value({"steps": 3, "scale": torch.ones(2), "shift": torch.tensor([1.0, -torch.inf])})
+    'shift'
+    """
+    return next((name for name, value in state.items() if isinstance(value, Tensor) and not _is_finite(value)), None)
+
+
+def _is_finite(values: Tensor) -> bool:
+    if values.layout is not torch.strided:
+        values = values._values() if values.layout is torch.sparse_coo else values.values()
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    if not values.is_floating_point() or not values.numel() or values.is_meta:
+        return True
+    # Both extremes of numbers with a NaN among them are NaN; and no tensor of the same size is made.
+    least, most = torch.aminmax(values.float() if values.dtype.itemsize == 1 else values)
+    return bool(least.isfinite() & most.isfinite())
 
 
 def bad_output(module: nn.Module, run: Callable[[], Any]) -> str | None:

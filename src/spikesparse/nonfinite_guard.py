@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from spikesparse.data.loading import Batch
 from spikesparse.errors import UserError
-from spikesparse.nonfinite import bad_image, bad_output, bad_weight, layer_of
+from spikesparse.nonfinite import bad_image, bad_output, bad_value, bad_weight, layer_of
 
 Finding = tuple[int, str]  # how far from the cause, and what is not finite
+_OF_TRAINING = ("training", "gradient")  # how the names of what is seen in a training step begin
+_LOADERS = {"validation": "val_dataloaders", "test": "test_dataloaders", "prediction": "predict_dataloaders"}
 
 
 class _First:
@@ -39,6 +43,9 @@ class _First:
 class NonFiniteGuard(Callback):
     """Stops a run with an input, weight, loss or gradient that is not finite, before a checkpoint is written.
 
+    A validation, test or prediction by itself stops likewise, before anything is reported: its weights are looked at
+    before the first batch, the inputs and what comes of them with each.
+
     The gradient is looked at before every optimizer step: behind the all-reduce, so that every process sees the same.
     The verdict stays on the device and is read every ``log_every_n_steps`` steps (every step on a CPU, where reading is
     free), after each validation and at the epoch's end, ahead of the checkpoints. Only when something was found is the
@@ -50,6 +57,10 @@ class NonFiniteGuard(Callback):
         self._first: dict[str, _First] = {}
         self._batch: Any = None
         self._norms: Tensor | None = None  # of the epoch's gradients: their sum, and how many
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing has been seen yet, whatever an earlier run of the trainer met."""
+        self._first = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at the input."""
@@ -65,6 +76,8 @@ class NonFiniteGuard(Callback):
         if getattr(trainer.precision_plugin, "scaler", None) is None:
             # float16's loss scaling makes infinite gradients on purpose and skips those steps
             gradients = [gradient for _, gradient in _gradients(pl_module)]
+            if not gradients:  # in the last epoch of SWA, which only measures BatchNorm's statistics
+                return
             norms = torch.stack(torch._foreach_norm(gradients))
             norm = torch.linalg.vector_norm(norms)
             one = torch.stack([norm.float(), norm.new_ones((), dtype=torch.float32)])  # bfloat16 counts to 256
@@ -85,9 +98,10 @@ class NonFiniteGuard(Callback):
             self._stop(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse to keep weights that are not finite, whenever that is."""
-        if bad_weight(pl_module) is not None:
-            self._stop(trainer, pl_module)
+        """Refuse to keep weights that are not finite, whenever that is; averaged ones may have taken their place."""
+        averaged = checkpoint["state_dict"] if "current_model_state" in checkpoint else {}
+        if bad_weight(pl_module) is not None or bad_value(averaged) is not None:
+            self._stop(trainer, pl_module, averaged)
 
     def state_dict(self) -> dict[str, Any]:
         """The norms of an epoch that is under way; every process has the same."""
@@ -97,24 +111,49 @@ class NonFiniteGuard(Callback):
         """Go on with them."""
         self._norms = state_dict.get("norms")
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the weights of a network that is only measured; of one in training others do."""
+        if not _trains(trainer) and (trainer.world_size > 1 or bad_weight(pl_module) is not None):
+            self._stop(trainer, pl_module)
+
+    on_test_start = on_predict_start = on_validation_start
+
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Look at the input."""
-        self._note_images("validation", batch, batch_idx, pl_module)
+        self._note_images(_split(trainer), batch, batch_idx, pl_module)
+
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Look at the loss."""
-        loss = outputs.get("loss") if isinstance(outputs, dict) else None
-        if loss is not None and len(batch.labels):  # a process without images has an empty batch, and no loss
-            self._of("validation loss", pl_module).note(~loss.isfinite(), batch_idx)
+        """Look at the loss, or whatever else comes of a batch."""
+        values = outputs.values() if isinstance(outputs, dict) else []
+        values = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+        if values and len(batch.labels):  # a process without images has an empty batch, and no loss
+            bad = torch.stack([~value.isfinite().all() for value in values]).any()
+            self._of(f"{_split(trainer)} output", pl_module).note(bad, batch_idx)
+        # Before predictions are written, at the end; these are read with each batch, so that nothing waits for it.
+        read = pl_module.device.type == "cpu" or not trainer.validating
+        if not _trains(trainer) and read and trainer.world_size == 1 and self._any_seen(_split(trainer)):
+            self._stop(trainer, pl_module)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the verdict."""
-        if trainer.world_size > 1 or self._any_seen("validation"):
+        if trainer.world_size > 1 or self._any_seen(_split(trainer)):
             self._stop(trainer, pl_module)
+
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     def _of(self, kind: str, pl_module: LightningModule) -> _First:
         return self._first.setdefault(kind, _First(pl_module.device))
@@ -127,19 +166,27 @@ class NonFiniteGuard(Callback):
     def _any_seen(self, kind: str = "") -> bool:
         return any(first.seen() for name, first in self._first.items() if kind in name)
 
-    def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _stop(self, trainer: Trainer, pl_module: LightningModule, averaged: Mapping[str, Tensor] | None = None) -> None:
         """End the run, if any process found anything, with what is nearest to the cause.
+
+        Args:
+            trainer: of the run.
+            pl_module: that is trained or measured.
+            averaged: weights that are about to be kept in place of the module's own.
 
         Raises:
             UserError: what was not finite, in which layer or image, with step, epoch, learning rate and lambda.
         """
-        findings: list[Any] = [self._find(trainer, pl_module)]
+        findings: list[Any] = [self._find(trainer, pl_module, averaged or {})]
         if trainer.world_size > 1:
             findings *= trainer.world_size
             torch.distributed.all_gather_object(findings, findings[0])
         found = min((finding for finding in findings if finding is not None), default=None)
         if found is None:
             return
+        if not _trains(trainer):
+            mend = "Mend that image, or --data.encoder." if found[0] == 0 else "Name another checkpoint, or train anew."
+            raise UserError(f"{found[1]}: nothing is reported of what would mean nothing. {mend}")
         rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else 0.0
         mend = "Lower --model.optimizer.lr, or set --trainer.gradient_clip_val=1."
         raise UserError(
@@ -148,18 +195,18 @@ class NonFiniteGuard(Callback):
             f"kept. {'Mend that image, or --data.encoder.' if found[0] == 0 else mend}"
         )
 
-    def _find(self, trainer: Trainer, pl_module: LightningModule) -> Finding | None:
+    def _find(self, trainer: Trainer, pl_module: LightningModule, averaged: Mapping[str, Tensor]) -> Finding | None:
         """What this process can say."""
         seen = {kind: first for kind, first in self._first.items() if first.seen()}
-        training = [int(first.when) for kind, first in seen.items() if "validation" not in kind]
+        training = [int(first.when) for kind, first in seen.items() if kind.startswith(_OF_TRAINING)]
         step = min(training, default=trainer.global_step)
         # On a GPU steps may lie between: by then, what began anywhere has reached every weight.
         now = step == trainer.global_step
-        weight = bad_weight(pl_module) if now else None
+        weight = (bad_weight(pl_module) or bad_value(averaged)) if now else None
         # Run again by all processes or by none: layers that share their statistics wait for each other.
         ran = now and weight is None and ("gradient" in seen or (trainer.world_size == 1 and bool(training)))
         output = self._run_again(trainer, pl_module, self._batch) if ran else None
-        at = f"not finite (NaN or infinity) at step {step}"
+        at = f"not finite (NaN or infinity){f' at step {step}' if _trains(trainer) else ''}"
         if "training input" in seen:
             return 0, f"the input of the network, training image {_value(seen['training input'])}, is {at}"
         if weight is not None:
@@ -173,22 +220,25 @@ class NonFiniteGuard(Callback):
             flags = cast(Tensor, seen["gradient"].what).tolist()
             name = [name for name, bad in zip(names, flags, strict=True) if bad][-1]  # the nearest to the loss
             return 4, f"the gradient of layer {layer_of(name)} ({name}) is {at}"
-        return self._find_in_validation(trainer, pl_module, seen)
+        return self._find_in_evaluation(trainer, pl_module, seen)
 
-    def _find_in_validation(
+    def _find_in_evaluation(
         self, trainer: Trainer, pl_module: LightningModule, seen: dict[str, _First]
     ) -> Finding | None:
-        at = f"not finite (NaN or infinity) at step {trainer.global_step}"
-        if "validation input" in seen:
-            return 0, f"the input of the network, image {_value(seen['validation input'])} of validation, is {at}"
-        if "validation loss" not in seen:
+        at = f"not finite (NaN or infinity){f' at step {trainer.global_step}' if _trains(trainer) else ''}"
+        split = next((split for split in _LOADERS if any(kind.startswith(split) for kind in seen)), "")
+        if f"{split} input" in seen:
+            image = _value(seen[f"{split} input"])
+            return 0, f"the input of the network, image {image} of {split}, is {at}"
+        if f"{split} output" not in seen:
             return None
-        number, loaders = int(seen["validation loss"].when), trainer.val_dataloaders
+        number, loaders = int(seen[f"{split} output"].when), getattr(trainer, _LOADERS[split])
         batch = next(islice(loaders, number, None)) if isinstance(loaders, DataLoader) else None
         output = self._run_again(trainer, pl_module, trainer.strategy.batch_to_device(batch))
         if output is not None:
-            return 2, f"the output of layer {layer_of(output)} ({output}) in validation batch {number} is {at}"
-        return 3, f"the validation loss of batch {number} is {at}"
+            return 2, f"the output of layer {layer_of(output)} ({output}) in {split} batch {number} is {at}"
+        what = "validation loss of" if _trains(trainer) else f"output of the network in {split}"
+        return 3, f"the {what} batch {number} is {at}"
 
     def _run_again(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> str | None:
         net = getattr(pl_module, "net", None)  # itself, not what is compiled or wrapped, where hooks are not called
@@ -197,6 +247,14 @@ class NonFiniteGuard(Callback):
         with trainer.precision_plugin.forward_context():
             name = bad_output(net, lambda: net(batch.images.to(pl_module.dtype)))
         return None if name is None else f"net.{name}"
+
+
+def _trains(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING
+
+
+def _split(trainer: Trainer) -> str:
+    return "test" if trainer.testing else "prediction" if trainer.predicting else "validation"
 
 
 def _value(first: _First) -> int:

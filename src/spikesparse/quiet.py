@@ -19,6 +19,8 @@ IGNORED = (
     r"It is recommended to use `self\.log\(.*sync_dist=True\)`",
     # A run folder of its own is settled before: runs.place_run.
     r"Checkpoint directory .* exists and is not empty",
+    # A checkpoint's averaged weights are what is to be tested: spikesparse/weight_averaging.py.
+    r"You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",
 )
 
 

@@ -20,6 +20,7 @@ from spikesparse.exits.figure import draw
 from spikesparse.imports import split_allowed
 from spikesparse.load import load_run
 from spikesparse.memory import check_memory
+from spikesparse.nonfinite_guard import NonFiniteGuard
 from spikesparse.runs import trained_precision
 from spikesparse.settings_errors import SettingsErrors
 from spikesparse.sparsity.asked import check_fraction, told_by
@@ -83,6 +84,7 @@ def main(args: list[str]) -> None:
             devices=1,
             precision=trained_precision(asked.run) or "32-true",  # type: ignore[arg-type]
             logger=False,
+            callbacks=[NonFiniteGuard()],
             enable_checkpointing=False,
             enable_model_summary=False,
         )

@@ -64,8 +64,11 @@ class ExitCurve(LightningModule):
         self.net, self.timesteps, self.energy = net, timesteps, energy
         self._seen: list[tuple[Tensor, Tensor, list[SpikeTally]]] = []  # step logits, labels, tallies after each step
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Keep what a batch gives after each step, and what it costs.
+
+        Returns:
+            Its step logits, for whoever looks at them.
 
         Raises:
             UserError: if the network cannot be stopped early.
@@ -78,6 +81,7 @@ class ExitCurve(LightningModule):
             after = [stopped_after(self.net, x, t) for t in range(1, self.timesteps + 1)]
             step_logits, tallies = torch.stack([each.logits for each in after]), [each.tally for each in after]
         self._seen.append((step_logits, batch.labels, tallies))
+        return {"step_logits": step_logits}
 
     def row(self, exit: EarlyExit) -> Exits:
         """What comes of an early exit."""
