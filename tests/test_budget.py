@@ -155,6 +155,67 @@ def test_a_drop_waits_for_the_accuracy_to_come_there_once():
     assert weights == pytest.approx([0, 0.5, 0.5 * fall, 0.25, 0.25 * rise, 0.25 * rise / 2**0.3])
 
 
+def handed_on(first, second, tmp_path):
+    """A callback that is given another's state, by way of a checkpoint."""
+    torch.save(first.state_dict(), tmp_path / "state.ckpt")
+    second.load_state_dict(torch.load(tmp_path / "state.ckpt", weights_only=True))
+    return second
+
+
+def test_a_drop_that_was_kept_before_a_stop_is_known_behind_it(tmp_path):
+    """Within it in epoch 0; then 3 points below: lambda falls by its full speed, at half the gain for the new sign."""
+    settings = {"max_accuracy_drop": 0.02, "baseline": 0.9, "initial": 0.5}
+    first = SpikeBudget(**settings)
+    first.move(0, 0.95)
+    resumed = handed_on(first, SpikeBudget(**settings), tmp_path)
+    resumed.move(1, 0.85)
+    assert resumed.weight == pytest.approx(0.5 * 0.5**0.5)
+    waiting = handed_on(SpikeBudget(**settings), SpikeBudget(**settings), tmp_path)
+    for epoch, accuracy in ((0, 0.85), (1, 0.84)):  # never within it
+        waiting.move(epoch, accuracy)
+    assert waiting.weight == 0.5
+
+
+def trainer_of(budget, epoch, **more):
+    state = SimpleNamespace(fn="fit")
+    return SimpleNamespace(
+        current_epoch=epoch, callbacks=[budget], is_global_zero=False, state=state, **{"sanity_checking": False} | more
+    )
+
+
+def test_a_validation_before_a_stop_moves_lambda_at_the_end_of_its_epoch(tmp_path):
+    """A target of 100 holds at once and 95 is aimed at: from 190, a factor of two above, then from 380.
+
+    The first move only sets lambda; the error having doubled, the gain of 2 becomes 4; the step is
+    4 * (log 4 - log 2 / 2), more than the largest, which is log 4.
+    """
+    budget = SpikeBudget(target=100, end_epoch=0)
+    for epoch, spikes in ((0, 190.0), (1, 380.0)):
+        budget.on_validation_end(trainer_of(budget, epoch), module_with(0.9, spikes))
+        budget = handed_on(budget, SpikeBudget(target=100, end_epoch=0), tmp_path)
+        budget.on_train_epoch_end(trainer_of(budget, epoch), None)
+    assert budget.weight == pytest.approx(0.2 * 4)
+    budget.on_train_epoch_end(trainer_of(budget, 2), None)  # not validated
+    assert budget.weight == pytest.approx(0.2 * 4)
+
+
+@pytest.mark.parametrize(
+    ("budget", "trainer"),
+    [
+        (SpikeBudget(target=100, end_epoch=0), {"sanity_checking": True}),
+        (SpikeBudget(target=100, end_epoch=0), {"state": SimpleNamespace(fn="validate")}),
+        (SpikeBudget(), {}),
+    ],
+    ids=["sanity check", "validate", "no budget"],
+)
+def test_what_is_no_validation_of_an_epoch_moves_nothing(budget, trainer):
+    """Not even epoch 0, in which the sanity check runs."""
+    budget.on_validation_end(SimpleNamespace(**vars(trainer_of(budget, 0)) | trainer), module_with(0.9, 400.0))
+    budget.on_train_epoch_end(trainer_of(budget, 0), None)
+    assert budget.weight == 0
+    assert budget.allowed(5) is None if budget.active else True
+
+
 def test_a_drop_that_was_never_kept_leaves_lambda_at_its_initial_value():
     budget = SpikeBudget(max_accuracy_drop=0.02, baseline=0.9)
     for epoch, accuracy in enumerate([0.2, 0.5, 0.87]):

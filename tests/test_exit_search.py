@@ -139,6 +139,29 @@ def test_a_silent_network_is_run_to_where_it_is_right():
     assert found.confidence[1] <= 0.5 < found.confidence[0]
 
 
+def test_who_is_as_sure_as_is_asked_for_stops_and_what_is_spent_may_be_all_that_is_allowed():
+    """Sure at 0.50 and 0.49: only the first image is right at once, only the second is mended by the other step."""
+    confidence, right = torch.tensor([[0.5, 0.49]]), torch.tensor([[True, False], [False, True]])
+    spent = torch.tensor([[1.0, 3.0], [4.0, 6.0]])
+    search = ExitSearch(confidence, right, spent)
+    for most in (3.5, 3.9):
+        found = search.within(most)
+        assert (found.confidence, found.right, found.spent) == ([0.5], 1.0, 3.5)
+        assert outcome(confidence, right, spent, found.confidence) == (1.0, 3.5)
+    for most in (2.0, 3.4):  # all stop at once
+        found = search.within(most)
+        assert (found.right, found.spent) == (0.5, 2.0)
+        assert outcome(confidence, right, spent, found.confidence) == (0.5, 2.0)
+    assert search.within(1.99) is None
+
+
+def test_of_what_is_as_often_right_the_least_is_spent():
+    """Every image is right after the first step; of the thresholds that say so, none may let one go on."""
+    confidence = torch.tensor([[0.3, 0.9], [0.6, 0.9]])
+    found = ExitSearch(confidence, torch.ones(3, 2, dtype=torch.bool), torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 2))
+    assert [(found.within(most).right, found.within(most).spent) for most in (1.0, 2.0, 3.0)] == [(1.0, 1.0)] * 3
+
+
 def test_without_images_there_is_nothing_to_choose_on():
     with pytest.raises(ValueError, match="no images"):
         ExitSearch(torch.empty(2, 0), torch.empty(3, 0, dtype=torch.bool), torch.empty(3, 0))
