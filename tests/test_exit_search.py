@@ -109,6 +109,24 @@ def test_of_many_steps_it_finds_nearly_what_all_combinations_hold():
     assert sum(short) / len(short) < 0.0015  # of all answers; 0.0026 from what the front's own points allow alone
 
 
+def test_prices_are_sought_from_both_sides():
+    """Rising prices alone, from where none stops early, come to 5 right of 8; all combinations say that 6 can be."""
+    confidence = [[20, 80, 60, 40, 40, 20, 60, 40], [80, 95, 80, 80, 40, 20, 60, 60], [80, 60, 60, 80, 95, 95, 20, 40]]
+    confidence = torch.tensor([*confidence, [80, 60, 80, 60, 20, 60, 20, 40]]) / 100
+    right = [[0, 1, 1, 1, 0, 0, 1, 0], [1, 0, 1, 0, 1, 0, 1, 1], [0, 1, 1, 1, 1, 0, 1, 1], [0, 0, 0, 1, 1, 1, 0, 0]]
+    right = torch.tensor([*right, [1, 1, 1, 0, 0, 1, 0, 0]]).bool()
+    spent = [[2, 1, 2, 1, 1, 4, 2, 1], [3, 5, 4, 3, 3, 6, 6, 5], [5, 6, 5, 7, 4, 7, 7, 6], [9, 7, 7, 8, 6, 11, 11, 7]]
+    spent = torch.tensor([*spent, [13, 11, 8, 9, 8, 12, 13, 11]]).float()
+    combinations = torch.cartesian_prod(*[torch.tensor([0.2, 0.4, 0.6, 0.8, 0.95, 1.0])] * 4)
+    stop = torch.full((len(combinations), 8), 4)
+    for step in reversed(range(4)):
+        stop = torch.where(confidence[step] >= combinations[:, step, None] - 1e-6, step, stop)
+    answers, cost = (value.double().gather(0, stop).mean(1) for value in (right, spent))
+    found = ExitSearch(confidence, right, spent).within(2.85)
+    assert found.right == answers[cost <= 2.85].max() == 6 / 8
+    assert found.spent == 2.75
+
+
 @pytest.mark.parametrize("count", [100, 107, 10, 2000])
 def test_chance_of_being_right_is_that_of_images_of_like_confidence(count):
     """The surest and the least sure images stand together, in at most 20 groups of at least 25 each."""

@@ -340,7 +340,7 @@ def verdict(code: int | None) -> str:
 def report(rows: list[tuple[str, int, str, str]], mutant: Mutant, says: str) -> None:
     """Keep a verdict, and print it unless it is what all should be."""
     rows.append((mutant.file, mutant.line, says, mutant.change))
-    if says in (SURVIVED, UNREACHED, ENDLESS):
+    if says in (SURVIVED, ENDLESS):
         print(f"{mutant.file}:{mutant.line}: {says}: {mutant.change}", file=SCREEN, flush=True)
 
 
@@ -390,6 +390,8 @@ def main() -> None:
     counts = Counter((name, says) for name, _, says, _ in rows)
     for name in names:
         print(f"{name}: " + ", ".join(f"{counts[name, says]} {says}" for says in VERDICTS))
+        if lines := sorted({line for file, line, says, _ in rows if (file, says) == (name, UNREACHED)}):
+            print(f"  not reached: line {', '.join(map(str, lines))}")
     if asked.csv:
         with asked.csv.open("w", newline="", encoding="utf-8") as out:
             writer = csv.writer(out, lineterminator="\n")
