@@ -127,6 +127,19 @@ def test_prices_are_sought_from_both_sides():
     assert found.spent == 2.75
 
 
+def test_of_two_choices_as_often_right_the_one_on_the_way_from_all_steps_is_found():
+    """By hand: half are right after all three steps, and half where five of six stop at the second; no more ever are.
+
+    A threshold for the first step that stops the fourth image, right only there, stops three others wrongly.
+    """
+    confidence = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.3, 0.5], [0.5, 0.9, 0.7, 0.7, 0.9, 0.7]])
+    right = torch.tensor([[0, 0, 0, 1, 0, 0], [0, 0, 1, 0, 1, 0], [1, 1, 0, 0, 1, 0]]).bool()
+    spent = torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 6)
+    found = ExitSearch(confidence, right, spent).within(3.0)
+    assert (found.right, found.spent) == (0.5, pytest.approx((5 * 2 + 3) / 6))
+    assert outcome(confidence, right, spent, found.confidence) == (found.right, pytest.approx(found.spent))
+
+
 @pytest.mark.parametrize("count", [100, 107, 10, 2000])
 def test_chance_of_being_right_is_that_of_images_of_like_confidence(count):
     """The surest and the least sure images stand together, in at most 20 groups of at least 25 each."""

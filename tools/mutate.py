@@ -30,6 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
@@ -56,9 +57,12 @@ TESTS = {
 SCREEN = os.fdopen(os.dup(1), "w")  # the tests' own output goes elsewhere
 KILLED, SURVIVED, UNREACHED, ENDLESS, NO_TIME = "killed", "survived", "not reached", "did not end", "no time left"
 VERDICTS = (KILLED, SURVIVED, UNREACHED, ENDLESS, NO_TIME)
-COLUMNS = ("file", "line", "verdict", "change")
+COLUMNS = ("file", "line", "verdict", "change", "why")
 # Types, what an error says, and what could not be wrong in silence.
 LEFT_ALONE = (cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom, cst.Raise, cst.Assert)
+
+
+Row = tuple[str, int, str, str]  # file, line, verdict, change
 
 
 class Mutant(NamedTuple):
@@ -232,7 +236,7 @@ class Judge(Runner):
     def __init__(self, place: Place, names: dict[str, set[int]], whole_runs: bool) -> None:
         super().__init__(whole_runs)
         self.place, self.names = place, names
-        self.rows: list[tuple[str, int, str, str]] = []
+        self.rows: list[Row] = []
         self.left: list[tuple[Mutant, list[str], float]] = []  # to be imported anew, with their tests and seconds
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -337,14 +341,14 @@ def verdict(code: int | None) -> str:
     return {None: ENDLESS, 0: SURVIVED}.get(code, KILLED)
 
 
-def report(rows: list[tuple[str, int, str, str]], mutant: Mutant, says: str) -> None:
+def report(rows: list[Row], mutant: Mutant, says: str) -> None:
     """Keep a verdict, and print it unless it is what all should be."""
     rows.append((mutant.file, mutant.line, says, mutant.change))
     if says in (SURVIVED, ENDLESS):
         print(f"{mutant.file}:{mutant.line}: {says}: {mutant.change}", file=SCREEN, flush=True)
 
 
-def judged(place: Place, names: dict[str, set[int]], whole_runs: bool) -> list[tuple[str, int, str, str]]:
+def judged(place: Place, names: dict[str, set[int]], whole_runs: bool) -> list[Row]:
     """File, line, verdict and change of all mutants of some files."""
     stems = {stem for name in names for stem in tests_of(name)}
     tests = sorted(str(path) for path in (place.folder / "tests").rglob("test_*.py") if path.stem in stems)
@@ -377,7 +381,7 @@ def main() -> None:
     parser.add_argument("files", metavar="FILE[:LINE]", nargs="+", help="from here, or from the package in src/")
     parser.add_argument("--minutes", type=float, default=60.0, help="in all (default: %(default)g)")
     parser.add_argument("--whole-runs", action="store_true", help="with the tests that train a whole run: slow")
-    parser.add_argument("--csv", type=Path, help="where all but the killed are written too")
+    parser.add_argument("--csv", type=Path, help="where what survives is written too")
     asked, names = parser.parse_args(), dict[str, set[int]]()
     for named in asked.files:
         path, _, line = named.partition(":")
@@ -387,15 +391,34 @@ def main() -> None:
         names.setdefault(str(file.relative_to(ROOT)), set()).update([int(line)] if line else [])
     with tempfile.TemporaryDirectory() as folder:
         rows = judged(Place(Path(folder).resolve(), time.monotonic() + 60 * asked.minutes), names, asked.whole_runs)
-    counts = Counter((name, says) for name, _, says, _ in rows)
+    counts, said = Counter((name, says) for name, _, says, _ in rows), list[str]()
     for name in names:
-        print(f"{name}: " + ", ".join(f"{counts[name, says]} {says}" for says in VERDICTS))
-        if lines := sorted({line for file, line, says, _ in rows if (file, says) == (name, UNREACHED)}):
-            print(f"  not reached: line {', '.join(map(str, lines))}")
+        said.append(f"{name}: " + ", ".join(f"{counts[name, says]} {says}" for says in VERDICTS))
+        for verdict in (UNREACHED, NO_TIME):
+            if found := sorted({line for file, line, says, _ in rows if (file, says) == (name, verdict)}):
+                said.append(f"  {verdict}: line {', '.join(map(str, found))}")
+    print("\n".join(said))
     if asked.csv:
-        with asked.csv.open("w", newline="", encoding="utf-8") as out:
-            writer = csv.writer(out, lineterminator="\n")
-            writer.writerows([COLUMNS, *(row for row in sorted(rows) if row[2] != KILLED)])
+        write(asked.csv, rows, said)
+
+
+def write(path: Path, rows: list[Row], said: list[str]) -> None:
+    """Write what survived as CSV. Why it may is for a person to say, in the last column: that stays if it is there."""
+    from spikesparse.summary import machine
+
+    known: dict[tuple[str, str], str] = {}
+    with suppress(FileNotFoundError), path.open(newline="", encoding="utf-8") as before:
+        lines = (line for line in before if not line.startswith("#"))
+        known = {(row["file"], row["change"]): row["why"] for row in csv.DictReader(lines)}
+    versions = {name: metadata.version(name) for name in ("mutmut", "pytest")}
+    made = [f"{name} {value}" for name, value in (versions | machine()).items()]
+    with path.open("w", newline="", encoding="utf-8") as out:
+        for line in (f"tools/mutate.py {' '.join(sys.argv[1:])}", ", ".join(made), *said):
+            print(f"# {line}", file=out)
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in sorted(row for row in rows if row[2] in (SURVIVED, ENDLESS)):
+            writer.writerow([*row, known.get((row[0], row[3]), "")])
 
 
 if __name__ == "__main__":
