@@ -23,7 +23,7 @@ CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train compare pareto test test-slow test-all lint format types docs docs-serve crosscheck overhead peers \
-  benchmark fuzz soak reproduce kill tensorboard report rename clean
+  benchmark fuzz soak reproduce kill mutate tensorboard report rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -123,6 +123,10 @@ reproduce: $(READY) ## make the rows that results/ lacks of benchmarks/plan.yaml
 
 kill: $(READY) ## kill a run 20 times at random moments, and compare it with the one that was not (minutes)
 	@$(RUN) benchmarks/kill.py $(ARGS)
+
+mutate: $(READY) ## change FILES in one place at a time: what does no test notice? (ARGS: --minutes 30, --whole-runs, --csv FILE)
+	@$(if $(strip $(FILES)),,$(error Which files? make mutate FILES="sparsity/budget.py resume.py:120"))
+	@OMP_NUM_THREADS=1 nice -n 19 $(RUN) tools/mutate.py $(FILES) $(ARGS)
 
 tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-parameters
 	@echo "dashboard: http://localhost:6006/#custom_scalars"

@@ -18,6 +18,7 @@ from spikesparse import SparsityAnnealing, SpikeBudget, load_run
 from spikesparse.__main__ import main
 from spikesparse.checkpoints import BestCheckpoint
 from spikesparse.cli import SpikeCLI
+from spikesparse.errors import UserError
 from spikesparse.paths import CONFIGS
 from spikesparse.report.runs import read_run
 from spikesparse.runs import asks_for_no_penalty, run_name
@@ -153,6 +154,65 @@ def test_a_drop_waits_for_the_accuracy_to_come_there_once():
     # Nothing before the ramp; then the initial one. Every change of sign halves the gain, down to 0.3.
     fall, rise = 0.5**0.5, 1.5**0.3  # the whole drop is left at 0.9; the others are far below
     assert weights == pytest.approx([0, 0.5, 0.5 * fall, 0.25, 0.25 * rise, 0.25 * rise / 2**0.3])
+
+
+def handed_on(first, second, tmp_path):
+    """A callback that is given another's state, by way of a checkpoint."""
+    torch.save(first.state_dict(), tmp_path / "state.ckpt")
+    second.load_state_dict(torch.load(tmp_path / "state.ckpt", weights_only=True))
+    return second
+
+
+def test_a_drop_that_was_kept_before_a_stop_is_known_behind_it(tmp_path):
+    """Within it in epoch 0; then 3 points below: lambda falls by its full speed, at half the gain for the new sign."""
+    settings = {"max_accuracy_drop": 0.02, "baseline": 0.9, "initial": 0.5}
+    first = SpikeBudget(**settings)
+    first.move(0, 0.95)
+    resumed = handed_on(first, SpikeBudget(**settings), tmp_path)
+    resumed.move(1, 0.85)
+    assert resumed.weight == pytest.approx(0.5 * 0.5**0.5)
+    waiting = handed_on(SpikeBudget(**settings), SpikeBudget(**settings), tmp_path)
+    for epoch, accuracy in ((0, 0.85), (1, 0.84)):  # never within it
+        waiting.move(epoch, accuracy)
+    assert waiting.weight == 0.5
+
+
+def trainer_of(budget, epoch, **more):
+    trainer = {"state": SimpleNamespace(fn="fit"), "sanity_checking": False, "is_global_zero": False} | more
+    return SimpleNamespace(current_epoch=epoch, callbacks=[budget], **trainer)
+
+
+def test_a_validation_before_a_stop_moves_lambda_at_the_end_of_its_epoch(tmp_path):
+    """A target of 100 holds at once and 95 is aimed at: from 190, a factor of two above, then from 380.
+
+    The first move only sets lambda; the error having doubled, the gain of 2 becomes 4; the step is
+    4 * (log 4 - log 2 / 2), more than the largest, which is log 4.
+    """
+    budget = SpikeBudget(target=100, end_epoch=0)
+    for epoch, spikes in ((0, 190.0), (1, 380.0)):
+        budget.on_validation_end(trainer_of(budget, epoch), module_with(0.9, spikes))
+        budget = handed_on(budget, SpikeBudget(target=100, end_epoch=0), tmp_path)
+        budget.on_train_epoch_end(trainer_of(budget, epoch), None)
+    assert budget.weight == pytest.approx(0.2 * 4)
+    budget.on_train_epoch_end(trainer_of(budget, 2), None)  # not validated
+    assert budget.weight == pytest.approx(0.2 * 4)
+
+
+@pytest.mark.parametrize(
+    ("budget", "trainer"),
+    [
+        (SpikeBudget(target=100, end_epoch=0), {"sanity_checking": True}),
+        (SpikeBudget(target=100, end_epoch=0), {"state": SimpleNamespace(fn="validate")}),
+        (SpikeBudget(), {}),
+    ],
+    ids=["sanity check", "validate", "no budget"],
+)
+def test_what_is_no_validation_of_an_epoch_moves_nothing(budget, trainer):
+    """Not even epoch 0, in which the sanity check runs."""
+    budget.on_validation_end(trainer_of(budget, 0, **trainer), module_with(0.9, 400.0))
+    budget.on_train_epoch_end(trainer_of(budget, 0), None)
+    assert budget.weight == 0
+    assert budget.allowed(5) is None if budget.active else True
 
 
 def test_a_drop_that_was_never_kept_leaves_lambda_at_its_initial_value():
@@ -312,6 +372,133 @@ def test_load_run_and_the_report_know_a_run_with_a_budget(tiny_args):
     assert run.final_lambda == pytest.approx(run.curves["schedule/lambda"][1][-1], rel=0.01)
     assert run.final_lambda != 1  # --sparsity.end_value of the tiny run
     assert last["settings"]["budget"]["target"] == 30
+
+
+# ---- its hooks, by hand --------------------------------------------------------------------------------------------
+
+
+def lines_of(budget, values, capsys):
+    """What it says at the end of each epoch, which validates to one of the values."""
+    for epoch, value in enumerate(values):
+        budget.on_validation_end(trainer_of(budget, epoch), SimpleNamespace(measured={budget.watched: value}))
+        budget.on_train_epoch_end(trainer_of(budget, epoch, is_global_zero=True), None)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_what_it_says_of_a_target_by_hand(capsys):
+    """Twice the ramp's share in logarithms from 1,000 to 100; the first move has no error before it to go by."""
+    budget = SpikeBudget(target=100, start_epoch=2, end_epoch=4, by="synops")
+    first, *moves = lines_of(budget, [5000.0, 1000.0, 316.2, 95.0, 95.0], capsys)
+    assert first == "budget: 5,000 SynOps/image, 100 in the end, from epoch 2"
+    said = [(line.partition(" allowed")[0], line.rpartition(": lambda ")[0]) for line in moves]
+    assert [head for head, _ in said] == [
+        *("budget: 1,000 SynOps/image, 1,000", "budget: 316 SynOps/image, 316"),
+        *("budget: 95 SynOps/image, 100", "budget: 95 SynOps/image, 100"),
+    ]
+    assert ["now (100 in the end)" in line for _, line in said] == [True, True, False, False]
+    assert moves[0].endswith(": lambda 0 -> 0.2")
+    # At 316.2 of 0.95 * 316.2 as at 1,000 of 0.95 * 1,000: the error stays, so the gain of 2 becomes 4.
+    error = math.log(1 / 0.95)
+    assert moves[1].endswith(f": lambda 0.2 -> {0.2 * math.exp(4 * error / 2):.3g}")
+    assert budget.none_chosen == "no epoch from 4 (the first is 0) on spent at most 102 SynOps/image"
+
+
+def test_what_it_says_of_a_drop_by_hand(capsys):
+    budget = SpikeBudget(max_accuracy_drop=0.02, baseline=0.9)
+    assert lines_of(budget, [0.5, 0.6, 0.95], capsys) == [
+        "budget: val accuracy 50.00%, at least 88.00% allowed: lambda 0 -> 0.2",
+        "budget: val accuracy 60.00%, at least 88.00% allowed: lambda stays 0.2 until accuracy is there once",
+        "budget: val accuracy 95.00%, at least 88.00% allowed: lambda 0.2 -> 0.245",  # by half of log 1.5
+    ]
+    assert budget.allowed(0) == budget.allowed(9) == pytest.approx(0.88)
+    assert budget.none_chosen == "no epoch was within --budget.max_accuracy_drop=0.02 of the baseline 90.00%"
+
+
+@pytest.mark.parametrize(
+    ("settings", "tag", "value"),
+    [
+        ({"target": 100, "end_epoch": 0}, "schedule/budget_spikes_per_image", 100),
+        ({"target": 100, "end_epoch": 0, "by": "synops"}, "schedule/budget_synops_per_image", 100),
+        ({"max_accuracy_drop": 0.02, "baseline": 0.9}, "schedule/budget_accuracy", 0.88),
+        ({"target": 100, "start_epoch": 5, "end_epoch": 9}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_what_is_allowed_is_logged_beside_lambda_where_the_budget_is_in_force(settings, tag, value):
+    budget, logged = SpikeBudget(**settings), {}
+    module = SimpleNamespace(sparsity_weight=7.0, log=lambda name, value, **how: logged.update({name: (value, how)}))
+    if budget.active:
+        budget.move(0, 500.0 if budget.drop is None else 0.95)
+    budget.on_train_epoch_start(trainer_of(budget, 1), module)
+    each = {"on_step": False, "on_epoch": True}
+    lambda_ = 0.0 if settings.get("start_epoch") else 0.2
+    expected = {"schedule/lambda": (lambda_, each)} | ({tag: (pytest.approx(value), each)} if tag else {})
+    assert logged == (expected if budget.active else {})
+    assert module.sparsity_weight == (lambda_ if budget.active else 7.0)
+
+
+def starting(*callbacks, **more):
+    trainer = {"callbacks": list(callbacks), "max_epochs": 4, "enable_validation": True, "is_global_zero": True}
+    trainer = SimpleNamespace(**trainer | more)
+    for callback in callbacks:
+        callback.setup(trainer, None, "fit")
+        callback.on_fit_start(trainer, None)
+    return trainer
+
+
+def test_a_baseline_is_read_where_training_starts(tmp_path, capsys):
+    path = tmp_path / "twin.ckpt"
+    values = {"accuracy/val": 0.75, "efficiency/spikes_per_image/val": 400.0, "efficiency/synops_per_image/val": 9e6}
+    torch.save({"state_dict": {}, "measured": values}, path)
+    for settings, target, baseline in (
+        ({"reduction": 0.25}, 300.0, None),
+        ({"reduction": 0.25, "by": "synops"}, 6.75e6, None),
+        ({"max_accuracy_drop": 0.125}, None, 0.75),
+    ):
+        budget = SpikeBudget(baseline=str(path), **settings)
+        starting(budget)
+        assert (budget.target, budget.baseline) == (target, baseline)
+        resumed = handed_on(budget, SpikeBudget(baseline=str(path), **settings), tmp_path)
+        other = handed_on(budget, SpikeBudget(baseline=str(tmp_path / "b.ckpt"), **settings), tmp_path)
+        assert (resumed.target, resumed.baseline) == (target, baseline)
+        assert (other.target, other.baseline) == (None, None)
+    torch.save({"state_dict": {}, "measured": None}, tmp_path / "old.ckpt")
+    with pytest.raises(UserError, match=r"--budget.baseline=.*old.ckpt: .*does not tell its accuracy/val"):
+        starting(SpikeBudget(max_accuracy_drop=0.1, baseline=str(tmp_path / "old.ckpt")))
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_not_read_and_what_cannot_be_is_said_where_training_starts(capsys):
+    starting(SpikeBudget(target=5), SparsityAnnealing(0.5, start_value=0.25))
+    assert capsys.readouterr().out == (
+        "budget: it sets lambda; not read: --sparsity.start_value, --sparsity.end_value\n"
+    )
+    starting(SpikeBudget(target=5), SparsityAnnealing(0.5, start_value=0.25), is_global_zero=False)
+    starting(SpikeBudget(target=5), SparsityAnnealing(0.0))
+    starting(SpikeBudget(), SparsityAnnealing(0.5), enable_validation=False)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UserError, match="goes by validation"):
+        starting(SpikeBudget(target=5), enable_validation=False)
+
+
+@pytest.mark.parametrize(("end_epoch", "warns"), [(3, False), (4, True), (5, True), (None, False)])
+def test_a_training_that_ends_before_its_target_holds_is_warned(end_epoch, warns):
+    """Of four epochs the last is number 3."""
+    for budget in (SpikeBudget(5, end_epoch=end_epoch), SpikeBudget(max_accuracy_drop=0.1, baseline=0.9, end_epoch=9)):
+        if warns and budget.target:
+            with pytest.warns(UserWarning, match=rf"from epoch {end_epoch} on, but training ends after 4 epochs"):
+                starting(budget)
+        else:
+            starting(budget)  # pytest turns a warning into an error
+
+
+def test_what_is_chosen_among_says_what_two_budgets_of_one_run_differ_in():
+    settings = ({"target": 5}, {"target": 6}, {"target": 5, "by": "synops"}, {"target": 5, "tolerance": 0.1})
+    settings += ({"max_accuracy_drop": 0.1, "baseline": 0.9}, {"max_accuracy_drop": 0.1, "baseline": 0.8})
+    settings += ({"reduction": 0.5, "baseline": "a"}, {"reduction": 0.6, "baseline": "a"})
+    choices = [SpikeBudget(**each).choice for each in (*settings, {"reduction": 0.5, "baseline": "b"})]
+    assert len(set(choices)) == len(choices) == 9
+    assert SparsityAnnealing(1.0, end_epoch=3).choice == SparsityAnnealing(2.0, end_epoch=4).choice == ""
 
 
 # ---- the best checkpoint ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from spikesparse import LIF, CIFAR10DataModule, SparsityAnnealing, SpikingClassifier, SpikingVGG
@@ -218,6 +219,29 @@ def test_best_epoch_is_not_chosen_by_an_accuracy_of_before_the_window(tmp_path):
     assert kept(tmp_path, "best")["epoch"] == 3
 
 
+@pytest.mark.parametrize(("epoch", "considered"), [(3, True), (4, False)])
+def test_a_validation_before_a_stop_counts_at_the_end_of_its_epoch(monkeypatch, epoch, considered):
+    seen = []
+    monkeypatch.setattr(ModelCheckpoint, "on_train_epoch_end", lambda *_: seen.append(epoch))
+    first, resumed = BestCheckpoint(), BestCheckpoint()
+    first.on_validation_end(SimpleNamespace(sanity_checking=False, current_epoch=3), None)
+    resumed.load_state_dict(first.state_dict())
+    resumed.on_train_epoch_end(SimpleNamespace(current_epoch=epoch, callbacks=[]), None)
+    assert bool(seen) is considered
+
+
+def test_the_sanity_check_is_not_the_first_epoch_s_validation(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ModelCheckpoint, "on_train_epoch_end", lambda *_: seen.append(1))
+    best = BestCheckpoint()
+    best.on_validation_end(SimpleNamespace(sanity_checking=True, current_epoch=0), None)
+    best.on_train_epoch_end(SimpleNamespace(current_epoch=0, callbacks=[]), None)
+    assert seen == []
+    best.on_validation_end(SimpleNamespace(sanity_checking=False, current_epoch=0), None)
+    best.on_train_epoch_end(SimpleNamespace(current_epoch=0, callbacks=[]), None)
+    assert seen == [1]
+
+
 @trains
 @pytest.mark.parametrize(("left_behind", "best"), [((), 0), (("best.ckpt",), 2)])
 def test_a_moved_run_knows_its_best_epoch_unless_its_file_was_left_behind(tmp_path, left_behind, best):
@@ -377,6 +401,26 @@ def test_resumed_run_draws_on_where_the_first_one_stopped(tmp_path, callbacks, r
     assert (len(whole), len(first), len(second)) == (12, 6, 6)
     assert whole[:6] == first
     assert (whole[6:] == second) is restored
+
+
+def test_what_was_measured_is_kept_and_put_back():
+    """All of it in the module; of the newest validation also where the callbacks that go by a metric look."""
+    module, checkpoint = make_model(), {}
+    module.measured = {"accuracy/val": 0.75, "accuracy/train": 0.5}
+    module.on_save_checkpoint(checkpoint)
+    module.measured["accuracy/val"] = 0.25
+    assert checkpoint["measured"] == {"accuracy/val": 0.75, "accuracy/train": 0.5}
+    trainer = SimpleNamespace(callback_metrics={}, world_size=1, fit_loop=SimpleNamespace(restarted_mid_epoch=False))
+    state, resumed = ProcessState(), make_model()
+    state.on_load_checkpoint(trainer, resumed, checkpoint)
+    assert resumed.measured == {}  # not before training: a sanity check comes in between
+    resumed.measured = {"accuracy/val": 0.1, "loss/task/val": 2.0}
+    state.on_train_start(trainer, resumed)
+    assert resumed.measured == {"accuracy/val": 0.75, "accuracy/train": 0.5, "loss/task/val": 2.0}
+    assert trainer.callback_metrics == {"accuracy/val": torch.tensor(0.75)}
+    resumed.measured["accuracy/val"] = 0.1
+    state.on_train_start(trainer, resumed)  # once only
+    assert resumed.measured["accuracy/val"] == 0.1
 
 
 @trains

@@ -170,6 +170,33 @@ def test_a_margin_wants_two_classes():
         EarlyExit(0.9, "margin").steps(logits)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_validation_loss_is_the_mean_over_images_whatever_steps_they_run(loss):
+    """Each image's own loss at its own last step, by hand; of a batch that runs in parts of several sizes."""
+    net, x, labels = network(), inputs("constant"), torch.arange(30) % 4
+    with torch.no_grad():
+        step_logits = net(x).step_logits.double()
+    sure = step_logits.softmax(2).amax(2)
+    confidence = float(sure[1].quantile(0.7)) + 1e-4
+    last = [next(t for t in range(T) if t == T - 1 or sure[t, image] >= confidence) for image in range(30)]
+    sizes = [last.count(t) for t in set(last)]
+    assert len(sizes) > 2
+    assert len(set(sizes)) > 1
+    logits = step_logits[last, range(30)]
+    of_each = {
+        "cross_entropy": -logits.log_softmax(1)[range(30), labels],
+        "squared_error": (logits - F.one_hot(labels, 4)).square().sum(1),
+    }[loss]
+    module = SpikingClassifier(net, loss=loss, early_exit=EarlyExit(confidence)).eval()
+    with torch.no_grad():
+        found = module.validation_step(Batch(x, labels, torch.arange(30)), 0)["loss"]
+    assert found.item() == pytest.approx(of_each.mean().item(), rel=1e-5)
+    logged, bill = module.split_metrics["val_"].compute("val")
+    assert logged["loss/task/val"] == pytest.approx(of_each.mean().item(), rel=1e-5)
+    assert logged["accuracy/val"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+    assert bill.steps == sum(last) + 30
+
+
 def test_predictions_keep_the_order_of_the_images():
     module = SpikingClassifier(network(), early_exit=EarlyExit(0.7))
     batch = Batch(inputs("constant"), torch.arange(30) % 4, torch.arange(100, 130))

@@ -109,6 +109,37 @@ def test_of_many_steps_it_finds_nearly_what_all_combinations_hold():
     assert sum(short) / len(short) < 0.0015  # of all answers; 0.0026 from what the front's own points allow alone
 
 
+def test_prices_are_sought_from_both_sides():
+    """Rising prices alone, from where none stops early, come to 5 right of 8; all combinations say that 6 can be."""
+    confidence = [[20, 80, 60, 40, 40, 20, 60, 40], [80, 95, 80, 80, 40, 20, 60, 60], [80, 60, 60, 80, 95, 95, 20, 40]]
+    confidence = torch.tensor([*confidence, [80, 60, 80, 60, 20, 60, 20, 40]]) / 100
+    right = [[0, 1, 1, 1, 0, 0, 1, 0], [1, 0, 1, 0, 1, 0, 1, 1], [0, 1, 1, 1, 1, 0, 1, 1], [0, 0, 0, 1, 1, 1, 0, 0]]
+    right = torch.tensor([*right, [1, 1, 1, 0, 0, 1, 0, 0]]).bool()
+    spent = [[2, 1, 2, 1, 1, 4, 2, 1], [3, 5, 4, 3, 3, 6, 6, 5], [5, 6, 5, 7, 4, 7, 7, 6], [9, 7, 7, 8, 6, 11, 11, 7]]
+    spent = torch.tensor([*spent, [13, 11, 8, 9, 8, 12, 13, 11]]).float()
+    combinations = torch.cartesian_prod(*[torch.tensor([0.2, 0.4, 0.6, 0.8, 0.95, 1.0])] * 4)
+    stop = torch.full((len(combinations), 8), 4)
+    for step in reversed(range(4)):
+        stop = torch.where(confidence[step] >= combinations[:, step, None] - 1e-6, step, stop)
+    answers, cost = (value.double().gather(0, stop).mean(1) for value in (right, spent))
+    found = ExitSearch(confidence, right, spent).within(2.85)
+    assert found.right == answers[cost <= 2.85].max() == 6 / 8
+    assert found.spent == 2.75
+
+
+def test_of_two_choices_as_often_right_the_one_on_the_way_from_all_steps_is_found():
+    """By hand: half are right after all three steps, and half where five of six stop at the second; no more ever are.
+
+    A threshold for the first step that stops the fourth image, right only there, stops three others wrongly.
+    """
+    confidence = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.3, 0.5], [0.5, 0.9, 0.7, 0.7, 0.9, 0.7]])
+    right = torch.tensor([[0, 0, 0, 1, 0, 0], [0, 0, 1, 0, 1, 0], [1, 1, 0, 0, 1, 0]]).bool()
+    spent = torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 6)
+    found = ExitSearch(confidence, right, spent).within(3.0)
+    assert (found.right, found.spent) == (0.5, pytest.approx((5 * 2 + 3) / 6))
+    assert outcome(confidence, right, spent, found.confidence) == (found.right, pytest.approx(found.spent))
+
+
 @pytest.mark.parametrize("count", [100, 107, 10, 2000])
 def test_chance_of_being_right_is_that_of_images_of_like_confidence(count):
     """The surest and the least sure images stand together, in at most 20 groups of at least 25 each."""
@@ -137,6 +168,29 @@ def test_a_silent_network_is_run_to_where_it_is_right():
     found = ExitSearch(torch.full((2, 2), 0.5), right, torch.zeros(3, 2)).within(0.0)
     assert (found.right, found.spent) == (1.0, 0.0)
     assert found.confidence[1] <= 0.5 < found.confidence[0]
+
+
+def test_who_is_as_sure_as_is_asked_for_stops_and_what_is_spent_may_be_all_that_is_allowed():
+    """Sure at 0.50 and 0.49: only the first image is right at once, only the second is mended by the other step."""
+    confidence, right = torch.tensor([[0.5, 0.49]]), torch.tensor([[True, False], [False, True]])
+    spent = torch.tensor([[1.0, 3.0], [4.0, 6.0]])
+    search = ExitSearch(confidence, right, spent)
+    for most in (3.5, 3.9):
+        found = search.within(most)
+        assert (found.confidence, found.right, found.spent) == ([0.5], 1.0, 3.5)
+        assert outcome(confidence, right, spent, found.confidence) == (1.0, 3.5)
+    for most in (2.0, 3.4):  # all stop at once
+        found = search.within(most)
+        assert (found.right, found.spent) == (0.5, 2.0)
+        assert outcome(confidence, right, spent, found.confidence) == (0.5, 2.0)
+    assert search.within(1.99) is None
+
+
+def test_of_what_is_as_often_right_the_least_is_spent():
+    """Every image is right after the first step; of the thresholds that say so, none may let one go on."""
+    confidence = torch.tensor([[0.3, 0.9], [0.6, 0.9]])
+    found = ExitSearch(confidence, torch.ones(3, 2, dtype=torch.bool), torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 2))
+    assert [(found.within(most).right, found.within(most).spent) for most in (1.0, 2.0, 3.0)] == [(1.0, 1.0)] * 3
 
 
 def test_without_images_there_is_nothing_to_choose_on():

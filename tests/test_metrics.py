@@ -2,6 +2,7 @@
 
 import pickle
 import random
+from dataclasses import replace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -349,6 +350,36 @@ def test_a_batch_without_its_record_is_refused_not_guessed(metric):
     metric.update(make_tally([[0], [0]], [[0], [0], [0]], [0]))
     with pytest.raises(ValueError, match="record='neurons'"):
         metric.compute()
+
+
+def test_nonzero_counts_of_part_of_the_images_are_not_those_of_all():
+    """Two images whose network said which weights are zero, two whose network did not: what is known of all stays."""
+    known = recorded((CONV1, CONV2))
+    unknown = replace(
+        known, record=replace(known.record, nonzero_synapses=None, nonzero_synops=None, nonzero_macs=None)
+    )
+    for tallies in ([known, unknown], [unknown, known], [unknown]):
+        metrics = [SpikeCounts(), SynapticOperations(nonzero_weights=True), MultiplyAccumulates(nonzero_weights=True)]
+        for metric in metrics:
+            for tally in tallies:
+                metric.update(tally)
+        counts, *by_weights = metrics
+        bill = counts.bill()
+        assert (bill.nonzero_synapses, bill.nonzero_synops, bill.nonzero_macs) == (None, None, None)
+        assert bill.neuron_spikes == {
+            "conv1": [n * len(tallies) for n in CONV1],
+            "conv2": [n * len(tallies) for n in CONV2],
+        }
+        assert bill.synops == {"conv1": 0, "conv2": 9 * len(tallies), "classifier": 13 * len(tallies)}
+        for metric in by_weights:
+            with pytest.raises(ValueError, match="record='neurons'"):
+                metric.compute()
+    whole = SpikeCounts()
+    for _ in range(2):
+        whole.update(known)
+    bill = whole.bill()
+    assert bill.nonzero_synapses == {"conv1": 1, "conv2": 2, "classifier": 3}  # of the network, not times its images
+    assert (bill.nonzero_synops, bill.nonzero_macs) == ({"conv1": 0, "conv2": 16, "classifier": 24}, 180)
 
 
 def test_an_unknown_record_is_refused():

@@ -9,6 +9,7 @@ import torch
 from spikesparse.errors import UserError
 from spikesparse.nn import LayerSizes, SpikeTally, SpikingVGG
 from spikesparse.sparsity import SparsityAnnealing, SpikePenalty
+from spikesparse.sparsity.penalty import penalty_of
 from spikesparse.sparsity.schedules import SCHEDULES
 
 SIZES = LayerSizes({"conv1": 10, "conv2": 20}, {"conv1": 100, "conv2": 200, "classifier": 300})
@@ -121,6 +122,21 @@ def test_penalty_errors(settings, words):
     assert [word for word in words if word not in str(error.value)] == []
 
 
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [(torch.zeros(2), "a tensor of shape (2,)"), (torch.zeros(1, 1), "a tensor of shape (1, 1)"), (0.5, "'float'")],
+)
+def test_a_penalty_that_is_no_scalar_is_refused(returned, words):
+    class Mine(torch.nn.Module):
+        def forward(self, tally):
+            return returned
+
+    with pytest.raises(UserError) as error:
+        penalty_of(Mine(), hand_made())
+    assert f"its forward returned {words}; a scalar tensor is needed" in str(error.value)
+    assert penalty_of(SpikePenalty(), hand_made()).item() == pytest.approx(1 / 3)
+
+
 # ---- schedules ----------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +203,7 @@ def test_the_end_value_is_reached_exactly():
     annealing = SparsityAnnealing(0.1, "cooling", end_epoch=3, start_value=0.7)
     assert [annealing.value_at(epoch) == 0.1 for epoch in (2, 3, 4)] == [False, True, True]
     assert [annealing.at_end_value(epoch) for epoch in (2, 3, 4)] == [False, True, True]
+    assert [annealing.may_choose(None, epoch) for epoch in (2, 3, 4)] == [False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,7 @@ def test_the_newest_checkpoint_is_the_one_that_has_come_furthest(tmp_path):
     write_checkpoint(tmp_path, "previous.ckpt", 1, 20)
     write_checkpoint(tmp_path, "last.ckpt", 2, 30)
     assert (newest(tmp_path).checkpoint.name, newest(tmp_path).epoch) == ("last.ckpt", 3)
+    assert str(newest(tmp_path)).endswith("last.ckpt (before epoch 4, step 30)")
     write_checkpoint(tmp_path, "step.ckpt", 3, 34, within=True)
     place = newest(tmp_path)
     assert (place.checkpoint.name, place.epoch, place.step, place.within) == ("step.ckpt", 3, 34, True)
@@ -203,7 +204,7 @@ def test_a_file_that_a_flag_names_belongs_to_the_run(tmp_path):
     write_identity(folder, args, finished=True)
     for change in (lambda: None, settings.unlink):  # a finished run stays one without the file
         change()
-        with pytest.raises(Finished):
+        with pytest.raises(Finished, match=r"seed0 is this very run, finished: not trained again \(--fresh"):
             prepare_folder(folder, args, fresh=False)
     settings.write_text("end_value: 2")
     assert prepare_folder(folder, args, fresh=False) is None
