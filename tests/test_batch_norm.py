@@ -1,13 +1,18 @@
 """BatchNorm in training: too few values, running statistics without momentum, over T * B images."""
 
 import math
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from torch import nn
 
-from spikesparse import LIF, SpikingLayer, SpikingStack, SpikingVGG
+from spikesparse import LIF, CIFAR10DataModule, SpikingClassifier, SpikingLayer, SpikingStack, SpikingVGG
+from spikesparse.errors import UserError
 from spikesparse.nn.norm import update_statistics
+from spikesparse.single_values import refuse_single_values
 
 REFUSED = "Expected more than 1 value per channel when training"  # torch's own words
 
@@ -111,3 +116,88 @@ def test_without_momentum_the_statistics_are_the_mean_of_all_batches(neuron, con
     torch.testing.assert_close(layer.norm.running_mean, torchs.running_mean)
     torch.testing.assert_close(layer.norm.running_var, torchs.running_var)
     assert layer.norm.num_batches_tracked == 3
+
+
+# ---- known at the start ----------------------------------------------------------------------------------------------
+
+
+def trainer_of(world=1, synchronised=False, **settings):
+    strategy = SimpleNamespace(_layer_sync=object() if synchronised else None)
+    whole = {"limit_train_batches": 1.0, "max_steps": -1, "max_epochs": 2, "accumulate_grad_batches": 1, **settings}
+    return SimpleNamespace(world_size=world, strategy=strategy, **whole)
+
+
+class Foreign(nn.Module):
+    """A network of torch's own parts: its norm sees B values, whatever T is."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(192)
+
+    def forward(self, x):
+        return self.norm(x.flatten(-3).flatten(0, -2) if x.dim() == 4 else x.flatten(2).mean(0))
+
+
+FC = {"architecture": "4-P-F6"}
+
+
+@pytest.mark.parametrize(
+    ("net", "data", "trainer", "refused"),
+    [
+        (FC, {"batch_size": 5}, {}, "--data.batch_size=5: of 36 training images the last batch has a single one, "),
+        (FC, {"batch_size": 7}, {}, "--data.batch_size=7: "),
+        (FC, {"batch_size": 1}, {}, "--data.batch_size=1: "),
+        (FC, {"batch_size": 1, "drop_last": True}, {}, "--data.batch_size=1: "),
+        (FC, {"batch_size": 5, "encoder": "poisson"}, {}, "--data.batch_size=5: "),
+        (FC, {"batch_size": 17}, {"world": 2}, "the last batch has a single one in one of 2 processes"),
+        (FC, {"batch_size": 11}, {"world": 2}, None),  # 14 images are left: 7 each
+        (FC, {"batch_size": 11}, {"world": 3}, "in one of 3 processes"),  # 3 are left
+        (FC, {"batch_size": 17}, {"world": 2, "synchronised": True}, None),
+        (FC, {"batch_size": 5}, {"accumulate_grad_batches": 4}, "--data.batch_size=5: "),
+        (FC, {"batch_size": 5}, {"limit_train_batches": 8}, "--data.batch_size=5: "),
+        (FC, {"batch_size": 5}, {"limit_train_batches": 7}, None),
+        (FC, {"batch_size": 5}, {"limit_train_batches": 0.9}, None),
+        (FC, {"batch_size": 5}, {"max_steps": 7}, None),
+        (FC, {"batch_size": 5}, {"max_steps": 2, "accumulate_grad_batches": 4}, "--data.batch_size=5: "),
+        (FC, {"batch_size": 5}, {"max_epochs": 0}, None),
+        (FC, {"batch_size": 5, "drop_last": True}, {}, None),
+        (FC, {"batch_size": 5, "timesteps": 2}, {}, None),  # a constant current counts in each step
+        (FC, {"batch_size": 5, "timesteps": 2, "encoder": "poisson"}, {}, None),
+        (FC, {"batch_size": 9}, {}, None),
+        ({"architecture": "4-P-8"}, {"batch_size": 5}, {}, None),
+        ({"architecture": "4-P-4-P-4-P-8"}, {"batch_size": 5}, {}, "--data.batch_size=5: "),  # a 1x1 map
+        ({**FC, "norm": "none"}, {"batch_size": 5}, {}, None),
+        (None, {"batch_size": 5, "timesteps": 2}, {}, "--data.batch_size=5: "),
+    ],
+    ids=str,
+)
+def test_a_batch_of_one_value_per_channel_is_refused_before_training(tiny_npz, net, data, trainer, refused):
+    data = CIFAR10DataModule(str(tiny_npz), "npz", **{"timesteps": 1, **data})
+    built = Foreign() if net is None else SpikingVGG(**net, input_shape=(3, 8, 8), timesteps=data.timesteps)
+    before, drawn = {name: value.clone() for name, value in built.state_dict().items()}, torch.get_rng_state()
+    if refused is None:
+        refuse_single_values(trainer_of(**trainer), built, data)
+    else:
+        with pytest.raises(UserError, match=re.escape(refused)) as error:
+            refuse_single_values(trainer_of(**trainer), built, data)
+        assert "--data.drop_last=true" in str(error.value)
+        assert f"--data.timesteps={data.timesteps}" in str(error.value)
+    assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_a_plain_trainer_refuses_it_before_the_first_step(tiny_npz, drop_last):
+    data = CIFAR10DataModule(str(tiny_npz), "npz", batch_size=5, timesteps=1, drop_last=drop_last)
+    model = SpikingClassifier(SpikingVGG("4-P-F6", num_classes=3, input_shape=(3, 8, 8), timesteps=1))
+    off = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    trainer = Trainer(accelerator="cpu", max_epochs=1, **off)
+    if drop_last:
+        trainer.fit(model, data)
+        assert trainer.global_step == 7
+        assert all(value.isfinite().all() for value in model.state_dict().values())
+        return
+    with pytest.raises(UserError, match=r"--data\.batch_size=5"):
+        trainer.fit(model, data)
+    assert trainer.global_step == 0

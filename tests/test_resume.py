@@ -450,6 +450,7 @@ def test_a_finished_run_says_so_and_fresh_begins_anew(tiny_args, capsys):
         ("data: {crop_padding: 8}", []),
         ("model: {net: {threshold: -1}}", []),
         ("trainer: {devices: 0}", []),
+        ("", ["--data.batch_size=5", "--data.timesteps=1"]),  # 36 images, one of them a batch by itself
     ],
 )
 def test_a_refused_command_leaves_no_trace_and_an_earlier_run_where_it_was(tiny_args, capsys, settings, more):

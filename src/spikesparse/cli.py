@@ -9,10 +9,12 @@ from spikesparse.dashboard import Dashboard
 from spikesparse.guarded_cli import GuardedCLI
 from spikesparse.load import link_data_to_network
 from spikesparse.own import check_network
+from spikesparse.peers import is_first_process
 from spikesparse.predict import PredictionWriter
 from spikesparse.resume import begin_folder, folder_of_command, refuse_nothing, settle_folder
 from spikesparse.runs import place_logger, refuse_a_crowd, refuse_spawning, run_folder
 from spikesparse.saving import LastCheckpoint
+from spikesparse.single_values import refuse_single_values
 from spikesparse.sparsity import SparsityAnnealing, SpikeBudget
 
 
@@ -66,6 +68,8 @@ class SpikeCLI(GuardedCLI):
             place_logger(config, self.run_folder)
 
     def before_fit(self) -> None:
-        """Begin the run in its folder, if there is anything to train."""
+        """Begin the run in its folder, if there is anything to train and no batch is known to be refused."""
         refuse_nothing(self.trainer)
+        if is_first_process():
+            refuse_single_values(self.trainer, self.model.net, self.datamodule)
         begin_folder(self.run_folder, self.config["fit"], self.args, self.datamodule)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from spikesparse.callbacks import NonFiniteGuard, SilentLayers, TrainingTime
 from spikesparse.checkpoints import check_state_dict, read_checkpoint
+from spikesparse.data import CIFAR10DataModule
 from spikesparse.data.loading import Batch
 from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.early_exit import EarlyExit
@@ -27,10 +28,11 @@ from spikesparse.nn.network import output_of, takes
 from spikesparse.own import path_of
 from spikesparse.process_state import ProcessState
 from spikesparse.settings_errors import SettingsErrors
+from spikesparse.single_values import refuse_single_values
 from spikesparse.sparsity import Penalty, SpikePenalty
 from spikesparse.sparsity.penalty import penalty_of
 from spikesparse.sync_batchnorm import honour_sync_batchnorm
-from spikesparse.weight_averaging import forget_averages
+from spikesparse.weight_averaging import average_before_validation, forget_averages
 
 LOSSES = ("cross_entropy", "squared_error")
 #: How the network is compiled for training: not at all, or in one of torch.compile's modes.
@@ -128,12 +130,20 @@ class SpikingClassifier(LightningModule):
         return output_of(self.net, x, record=record) if self._records else output_of(self.net, x)
 
     def setup(self, stage: str) -> None:
-        """Refuse a launch of one model per process by mistake; compile; fetch a teacher; honour sync_batchnorm."""
+        """Refuse what cannot be trained; compile; fetch a teacher; honour sync_batchnorm.
+
+        Raises:
+            UserError: for a launch of one model per process by mistake, or a batch of one image that a BatchNorm of the
+                network cannot take.
+        """
         if stage == "fit" and self.compile_mode != "off":
             self._trained_forward = torch.compile(self.net.forward, mode=self.compile_mode)
         if stage == "fit" and self.distillation.teacher:
             self._teacher = [load_teacher(self.distillation.teacher, self.trainer.datamodule)]  # type: ignore[attr-defined]
         honour_sync_batchnorm(self.trainer)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and isinstance(data, CIFAR10DataModule):
+            refuse_single_values(self.trainer, self.net, data)
         processes = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
         if processes > 1 and self.trainer.world_size != processes:
             raise UserError(
@@ -209,6 +219,10 @@ class SpikingClassifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the training split."""
         self._log("train")
+
+    def on_validation_start(self) -> None:
+        """Validate the averaged weights that the epoch's checkpoints are to keep."""
+        average_before_validation(self.trainer, self)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation split."""
