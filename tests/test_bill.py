@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from spikesparse import SpikingVGG
 from spikesparse.__main__ import main
 from spikesparse.bill_files import bill_table, read_rows, write_bill
+from spikesparse.errors import UserError
 from spikesparse.metrics import EnergyConstants, SpikeBill, SpikeCounts
 from spikesparse.metrics.bill import DEFINITIONS
 from spikesparse.nn import LayerSizes
@@ -182,6 +184,14 @@ def test_a_network_s_bill_beside_its_tally():
 def test_an_energy_that_cannot_be_names_the_flag(tiny_args, flag, capsys):
     assert main(["fit", *tiny_args, f"--model.energy.{flag}"]) == 2
     assert f"--model.energy.{flag.split('=')[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["accumulate_pj", "multiply_accumulate_pj"])
+def test_an_energy_is_a_number_of_0_or_more(name, value):
+    with pytest.raises(UserError, match=rf"--model\.energy\.{name}={value}: an energy"):
+        EnergyConstants(**{name: value})
+    assert getattr(EnergyConstants(**{name: 0.0}), name) == 0.0
 
 
 def test_operations_that_cost_nothing_still_make_a_headline():

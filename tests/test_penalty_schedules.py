@@ -278,5 +278,9 @@ def test_a_run_that_ends_before_its_ramp_is_warned(max_epochs, warns):
         annealing.on_fit_start(trainer, None)  # pytest turns a warning into an error
 
 
+def test_without_settings_it_trains_for_accuracy_alone():
+    assert [set_up(SparsityAnnealing(), 4).value_at(epoch) for epoch in range(5)] == [0.0] * 5
+
+
 def test_a_twin_without_penalty_needs_no_ramp():
     SparsityAnnealing(0.0, end_epoch=4).on_fit_start(SimpleNamespace(max_epochs=2), None)

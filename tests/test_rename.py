@@ -24,7 +24,6 @@ STAY = {
     "results/train_step_profile.csv": r"(spikesparse|limit).*,cuda,.*",
     "results/kill.csv": r"# spikesparse: .*",
     "results/soak.csv": r"epoch,seconds,.*,spikesparse,torch,.*",
-    "results/mutation.csv": r"(# (tools/mutate.py )?)?src/spikesparse/.*|# mutmut .*",
     "results/crosscheck.csv": r"# 8 images, T=4; spikesparse \S+, torch .*",
 }
 CAMPAIGNS = yaml.safe_load((ROOT / "benchmarks/plan.yaml").read_text())  # each that has rows
