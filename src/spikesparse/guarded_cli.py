@@ -92,7 +92,9 @@ class GuardedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, whose checkpoints are written whole, unless it has a way of its own."""
         trainer = super().instantiate_trainer(**kwargs)
-        if isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment):  # no Slurm, no torchrun
+        if isinstance(
+            trainer._accelerator_connector.cluster_environment, LightningEnvironment
+        ):  # no Slurm, no torchrun
             check_nodes(trainer.num_nodes)
         trainer.callbacks += self.companions  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:

@@ -104,7 +104,7 @@ def into_weights(weights: nn.Conv2d | nn.Linear, x: Tensor, counter: SpikeCounte
 
 
 def _fold_seen(weights: nn.Module, x: Tensor, counter: SpikeCounter) -> Tensor:
-    """:func:`fold_time`; what a hook in front of the weights puts in the place of their input is counted in its place."""
+    """:func:`fold_time`; what a hook in front of the weights puts in the place of their input is counted."""
     if not weights._forward_pre_hooks:
         return fold_time(weights, x)
 
