@@ -133,7 +133,7 @@ def _is_plain(weights: nn.Module) -> bool:
 
 def _learns(weights: nn.Conv2d | nn.Linear) -> bool:
     if parametrize.is_parametrized(weights, "weight"):  # asked for its weight, spectral_norm would take another step
-        return any(each.requires_grad for each in weights.parametrizations["weight"].parameters())
+        return any(each.requires_grad for each in weights.get_submodule("parametrizations.weight").parameters())
     return weights.weight.requires_grad
 
 
