@@ -232,6 +232,24 @@ def test_values_are_read_as_settings_only_where_they_are_looked_through():
     assert named_settings(args, read_values=True)[0][1] == {"model": {"net": {"class_path": "a.B"}}}
 
 
+@pytest.mark.parametrize(
+    "text", ["{epoch}-{step}", "{epoch:02d}-{loss/val:.2f}", "{epoch}", "[old] data", "x: [", '"[q']
+)
+def test_a_value_that_is_no_yaml_is_the_text_itself(text):
+    named = named_settings(["fit", f"--a.filename={text}"], read_values=True)
+    assert named == [(f"--a.filename={text}", {"a": {"filename": text}})]
+
+
+@pytest.mark.parametrize("odd", ["2024-99-99", "1:99"])
+def test_what_the_parser_reads_as_settings_is_looked_through_whatever_else_stands_in_it(odd, tiny_args, capsys):
+    # A date that is none makes a plain YAML reader fail; the parser reads no dates.
+    value = f'{{"class_path": "mine.Net", "init_args": {{"x": {odd}}}}}'
+    assert "mine.Net: not imported" in refusal(["fit", *tiny_args, f"--model.net={value}"], capsys)
+    assert not Path("imported").exists()
+    [(_, found)] = named_settings(["fit", f"--model.net={value}"], read_values=True)
+    assert found["model"]["net"]["class_path"] == "mine.Net"
+
+
 def test_settings_of_a_checkpoint_are_refused_as_any_others(capsys):
     Path("run/checkpoints").mkdir(parents=True)
     settings = {"seed_everything": 0, "model": {"net": {"class_path": "mine.Net"}}, "data": {}}

@@ -673,13 +673,15 @@ def test_version_and_help_need_no_torch():
     assert out.rstrip().endswith("False")
 
 
-def test_print_config_shows_the_resolved_settings(capsys):
+@pytest.mark.parametrize("pattern", ["{epoch}-{step}", "[old] data"])
+def test_print_config_shows_the_resolved_settings(pattern, capsys):
+    flags = ["--sparsity.end_value=7", "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint"]
+    flags.append(f"--trainer.callbacks.filename={pattern}")  # no YAML, but a name that Lightning documents
     with pytest.raises(SystemExit) as stopped:
-        main(
-            ["fit", "--config", str(CONFIGS / "experiment" / "digits.yaml"), "--sparsity.end_value=7", "--print_config"]
-        )
+        main(["fit", "--config", str(CONFIGS / "experiment" / "digits.yaml"), *flags, "--print_config"])
     assert stopped.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
+    assert config["trainer"]["callbacks"][-1]["init_args"]["filename"] == pattern
     assert config["sparsity"]["end_value"] == 7
     assert config["data"]["source"] == "digits"
 

@@ -20,7 +20,7 @@ from spikesparse.errors import UserError
 from spikesparse.own import own_files
 from spikesparse.paths import CONFIGS
 from spikesparse.settings import BUDGETS, flat
-from spikesparse.yaml_files import load_yaml, read_yaml
+from spikesparse.yaml_files import load_value, load_yaml, read_yaml
 
 # Settings that change what is shown and written, and how images are fetched: no bit of the weights hangs on them.
 _SHOWN = (
@@ -234,7 +234,7 @@ def named_settings(args: list[str], read_values: bool = False) -> list[tuple[str
             config = load_yaml(value, name) if inline else read_yaml(Path(value), name)
         else:
             name = f"{flag}={value}"
-            config = load_yaml(value, flag) if read_values and re.search(r":\s|[\[{]", value) else value
+            config = load_value(value, flag) if read_values and re.search(r":\s|[\[{]", value) else value
             for part in reversed(flag.removeprefix("--").split(".")):
                 config = {part: config}
         configs += [(name, config)] if isinstance(config, dict) else []

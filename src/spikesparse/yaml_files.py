@@ -22,6 +22,10 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN = re.compile(r"[\w./+%=@~ -]{0,200}")
 
 
+class NoYAML(UserError):
+    """A text that is no YAML at all, and not one that is more than settings are."""
+
+
 def load_yaml(text: str, where: str) -> Any:
     """The value of a YAML text, of plain types only.
 
@@ -37,6 +41,26 @@ def load_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise _unreadable(where, error) from error
+
+
+def load_value(text: str, where: str) -> Any:
+    """What the parser makes of a flag's value: that of a YAML text, or the text itself if it is none.
+
+    So "{epoch}-{step}" is a file name. It is read by the parser's own rules, so that nothing is a text here and
+    settings there.
+
+    Raises:
+        UserError: if it is longer, deeper or larger than settings are.
+    """
+    from jsonargparse import _loaders_dumpers as loading
+
+    try:
+        check_yaml(text, where)
+        return loading.yaml_load(text)  # type: ignore[no-untyped-call]
+    except (NoYAML, yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        if isinstance(error, UserError) and not isinstance(error, NoYAML):
+            raise
+        return text
 
 
 def read_yaml(path: Path, where: str) -> Any:
@@ -175,5 +199,5 @@ def _is_empty(text: str) -> bool:
     return not nodes or (len(nodes) == 1 and isinstance(nodes[0], yaml.ScalarEvent) and nodes[0].value == "")
 
 
-def _unreadable(where: str, error: BaseException) -> UserError:
-    return UserError(f"{where}: cannot be read as YAML ({' '.join(str(error).split())[:300]}).")
+def _unreadable(where: str, error: BaseException) -> NoYAML:
+    return NoYAML(f"{where}: cannot be read as YAML ({' '.join(str(error).split())[:300]}).")
