@@ -1,15 +1,20 @@
-"""One of two processes ends before its time: the other ends too, says why, and leaves none behind."""
+"""Several processes: which is the first; and one that ends before its time takes the others along, and says why."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from spikesparse import __main__
-from spikesparse.peers import lost_peer
+from spikesparse.__main__ import main
+from spikesparse.errors import UserError
+from spikesparse.peers import check_nodes, is_first_process, lost_peer
 
 PERISH = '''
 import os
@@ -179,3 +184,75 @@ def test_of_several_processes_that_ctrl_c_reaches_one_says_so(monkeypatch, capsy
     monkeypatch.setattr(__main__, "_command", lambda name: command)
     assert __main__.main(["train"]) == 130
     assert capsys.readouterr().out[: len("stopped; the same command goes on")] == said
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"])
+def test_first_process_by_whatever_has_launched_it(name, monkeypatch):
+    for each in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(each, raising=False)
+    assert is_first_process()
+    monkeypatch.setenv(name, "0")
+    assert is_first_process()
+    monkeypatch.setenv(name, "1")
+    assert not is_first_process()
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "env", "said"),
+    [
+        (1, {}, None),
+        (1, {"NODE_RANK": "0"}, None),
+        (2, {"NODE_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, None),
+        (2, {"GROUP_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, None),
+        (2, {}, "NODE_RANK and MASTER_ADDR and MASTER_PORT not set"),
+        (2, {"GROUP_RANK": "1", "MASTER_ADDR": "a"}, "--trainer.num_nodes=2: MASTER_PORT not set"),
+        (1, {"NODE_RANK": "1"}, "NODE_RANK=1: with --trainer.num_nodes=1"),
+        (2, {"GROUP_RANK": "2"}, "GROUP_RANK=2: with --trainer.num_nodes=2"),
+        (2, {"NODE_RANK": "x"}, "NODE_RANK=x"),
+    ],
+)
+def test_machines_that_could_never_meet_are_refused(num_nodes, env, said, monkeypatch):
+    for name in ("NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    if said is None:
+        check_nodes(num_nodes)
+        return
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_nodes(num_nodes)
+
+
+@pytest.mark.filterwarnings("ignore")  # the parser's advice
+def test_a_second_machine_without_the_first_ones_address_is_refused_in_one_line(tiny_args, monkeypatch, capsys):
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert main(["fit", *tiny_args, "--trainer.num_nodes=2", "--trainer.devices=1"]) == 2
+    assert "--trainer.num_nodes=2: MASTER_ADDR and MASTER_PORT not set" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["NODE_RANK", "GROUP_RANK"])
+def test_one_command_on_each_machine_trains_one_network(variable, tiny_args):
+    """Two machines of one process each train what two processes on one machine do; the first one writes."""
+
+    def train(logs, *more, **env):
+        command = [sys.executable, "-m", "spikesparse", "train", *tiny_args, "--trainer.strategy=ddp"]
+        command += ["--trainer.max_epochs=3", f"--trainer.logger.init_args.save_dir={logs}", *more]
+        return subprocess.Popen(
+            command, env={**os.environ, "OMP_NUM_THREADS": "1", **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ours = [train("ours", "--trainer.num_nodes=2", "--trainer.devices=1", **meet, **{variable: k}) for k in "01"]
+    said = [each.communicate(timeout=300)[0].decode() for each in ours]
+    assert [each.returncode for each in ours] == [0, 0], said
+    assert "bill  " in said[0]
+    assert "bill  " not in said[1]
+    theirs = train("theirs", "--trainer.devices=2")
+    assert theirs.wait(timeout=300) == 0
+    weights = [torch.load(next(Path(logs).rglob("last.ckpt")))["state_dict"] for logs in ("ours", "theirs")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -15,7 +16,7 @@ from spikesparse.imports import check_settings, limited_imports, split_allowed
 from spikesparse.load import refuse_linked
 from spikesparse.module import SpikingClassifier
 from spikesparse.paths import CONFIGS
-from spikesparse.peers import is_first_process
+from spikesparse.peers import check_nodes, is_first_process
 from spikesparse.runs import RunConfig, named_settings, with_checkpoint_settings
 from spikesparse.saving import WholeFileIO
 from spikesparse.settings_errors import Refused, SettingsErrors
@@ -91,6 +92,8 @@ class GuardedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, whose checkpoints are written whole, unless it has a way of its own."""
         trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment):  # no Slurm, no torchrun
+            check_nodes(trainer.num_nodes)
         trainer.callbacks += self.companions  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()

@@ -32,41 +32,57 @@ def load_run(
     Raises:
         UserError: if the folder holds no such run, or a class of its own may not or cannot be imported from here.
     """
-    from jsonargparse import ArgumentParser
-
     from spikesparse.checkpoints import check_state_dict, chosen_checkpoint, read_checkpoint, settings_of
-    from spikesparse.data import CIFAR10DataModule
-    from spikesparse.imports import limited_imports
     from spikesparse.module import SpikingClassifier
-    from spikesparse.yaml_files import checked_parser
 
     folder = Path(run_folder)
     path = chosen_checkpoint(folder) if which == "best" else folder / "checkpoints" / f"{which}.ckpt"
     checkpoint = read_checkpoint(path, flag=None)
     settings = settings_of(checkpoint, str(path))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(SpikingClassifier, "model")
-    parser.add_class_arguments(CIFAR10DataModule, "data")
-    link_data_to_network(parser)
     prefixes = (allow_import,) if isinstance(allow_import, str) else tuple(allow_import)
-    with limited_imports(prefixes), checked_parser():
-        ready = _built(parser, settings, str(path))
+    ready = _built(SpikingClassifier, settings, str(path), prefixes)
     module, data = ready.model, ready.data
     check_state_dict(checkpoint["state_dict"], module.state_dict(), str(path))
     module.load_state_dict(checkpoint["state_dict"])
     return module.eval(), data
 
 
-def _built(parser: ArgumentParser, settings: dict[str, Any], named: str) -> Any:
-    """Module and data module of a checkpoint's settings."""
-    from jsonargparse import ArgumentError
+def arguments_of(module: type[SpikingClassifier], settings: dict[str, Any], named: str) -> dict[str, Any]:
+    """The arguments of a module, built by a checkpoint's settings: its network, untrained, and the rest.
 
-    from spikesparse.imports import check_settings
+    Args:
+        module: the class.
+        settings: of the checkpoint.
+        named: what to call it in an error.
+
+    Raises:
+        UserError: for settings that cannot be built.
+    """
+    return dict(vars(_built(module, settings, named, instantiate=False).model))
+
+
+def _built(
+    module: type[SpikingClassifier],
+    settings: dict[str, Any],
+    named: str,
+    prefixes: tuple[str, ...] = (),
+    instantiate: bool = True,
+) -> Any:
+    """Module, or its arguments, and data module of a checkpoint's settings."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from spikesparse.data import CIFAR10DataModule
+    from spikesparse.imports import check_settings, limited_imports
     from spikesparse.own import unusable_part
     from spikesparse.settings_errors import SettingsErrors, plainly
+    from spikesparse.yaml_files import checked_parser
 
-    check_settings([(named, settings)])
-    with SettingsErrors():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(module, "model", instantiate=instantiate)
+    parser.add_class_arguments(CIFAR10DataModule, "data")
+    link_data_to_network(parser)
+    with limited_imports(prefixes), checked_parser(), SettingsErrors():
+        check_settings([(named, settings)])
         settings["data"]["draw_seed"] = int(settings["seed_everything"])  # true and false are seeds too
         try:
             config = parser.parse_object({key: settings[key] for key in ("model", "data")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +21,11 @@ from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.early_exit import EarlyExit
 from spikesparse.errors import UserError, choose
 from spikesparse.interruption import Interruption
+from spikesparse.load import arguments_of
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import SpikingNetwork, SpikingOutput
+from spikesparse.nn.hooks import hooked
 from spikesparse.nn.network import output_of, takes
 from spikesparse.own import path_of
 from spikesparse.process_state import ProcessState
@@ -48,7 +51,7 @@ class SpikingClassifier(LightningModule):
 
     Args:
         net: the network; any module whose forward returns a :class:`spikesparse.SpikingOutput`.
-        optimizer: parameters -> optimizer.
+        optimizer: parameters -> optimizer; AdamW at rate 1e-3 with weight decay 1e-2 unless given.
         scheduler: optimizer -> learning-rate scheduler, stepped once per epoch; None keeps the rate.
         decay_weights_only: the optimizer's weight decay holds convolutions and linear layers alone. BatchNorm's scales
             are left out then: decay makes currents smaller through them, so the network quieter.
@@ -67,6 +70,10 @@ class SpikingClassifier(LightningModule):
         compile: compile the network's training pass by torch.compile in that mode; "reduce-overhead" records CUDA
             graphs. "off" is the same training without the minute that it takes, and with other masks of dropout.
 
+    Attributes:
+        sparsity_weight: lambda.
+        learning_rate: in place of the optimizer's own, unless it is None; Lightning's ``Tuner`` sets it.
+
     Raises:
         UserError: for an unknown loss or mode, an ``init_from`` of another architecture, or a network that lacks what
             ``step_loss`` or ``early_exit`` needs.
@@ -77,7 +84,7 @@ class SpikingClassifier(LightningModule):
     def __init__(
         self,
         net: SpikingNetwork,
-        optimizer: OptimizerCallable = lambda parameters: _default_optimizer(parameters),
+        optimizer: OptimizerCallable = _default_optimizer,  # no lambda: it could not be pickled
         scheduler: LRSchedulerCallable | None = None,
         decay_weights_only: bool = False,
         loss: str = "cross_entropy",
@@ -104,6 +111,7 @@ class SpikingClassifier(LightningModule):
         self._trained_forward: Callable[..., Any] | None = None  # compiled, while fitting
         self.penalty = penalty or SpikePenalty()
         self.sparsity_weight = 0.0
+        self.learning_rate: float | None = None
         self.energy = energy
         self.distillation, self.early_exit = distillation, early_exit
         self._teacher: list[nn.Module] = []  # in a list, so that no checkpoint and no optimizer holds its weights
@@ -122,7 +130,7 @@ class SpikingClassifier(LightningModule):
         ``record`` as in :class:`spikesparse.SpikingNetwork`; a network whose forward does not have it keeps none.
         """
         x = x.to(self.dtype)  # encoded in float32 whatever the precision; under bf16-true the weights are not
-        if self.training and self._trained_forward is not None:
+        if self.training and self._trained_forward is not None and not hooked(self.net):  # which is not compiled
             return output_of(self._trained_forward, x)
         return output_of(self.net, x, record=record) if self._records else output_of(self.net, x)
 
@@ -155,6 +163,8 @@ class SpikingClassifier(LightningModule):
         """Optimizer, and scheduler stepped once per epoch."""
         with SettingsErrors():  # both are built only now: a negative rate, say, is seen here
             optimizer = self.optimizer(self._decayed() if self.decay_weights_only else self.parameters())
+            for group in optimizer.param_groups if self.learning_rate is not None else ():
+                group["lr"] = self.learning_rate
             scheduler = None if self.scheduler is None else self.scheduler(optimizer)
         if scheduler is None:
             return optimizer
@@ -222,7 +232,21 @@ class SpikingClassifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another architecture's weights before anything is loaded."""
-        check_state_dict(checkpoint["state_dict"], self.state_dict(), f"--ckpt_path={self.trainer.ckpt_path}")
+        translated = any(module._load_state_dict_pre_hooks for module in self.modules())  # by hooks of the user's own
+        if self._trainer is not None and self.strict_loading and not translated:
+            check_state_dict(checkpoint["state_dict"], self.state_dict(), f"--ckpt_path={self.trainer.ckpt_path}")
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Lightning's. Of a run of the command line no ``net`` need be named: its checkpoints keep their settings.
+
+        Raises:
+            UserError: as :func:`spikesparse.load_run`, where it is the settings that are gone by.
+        """
+        if "net" in inspect.signature(cls).parameters and "net" not in kwargs and "://" not in str(checkpoint_path):
+            if settings := read_checkpoint(checkpoint_path, flag=None).get("settings"):
+                kwargs = arguments_of(cls, settings, str(checkpoint_path)) | kwargs
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def _decayed(self) -> list[dict[str, Any]]:
         """The parameters as two groups: with the optimizer's weight decay, and with none."""

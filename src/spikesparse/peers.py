@@ -14,7 +14,10 @@ import sys
 import threading
 import time
 
+from spikesparse.errors import UserError
+
 _LAUNCHER = "SPIKESPARSE_LAUNCHER"  # process id of the command that Lightning's launcher runs in
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 _GRACE = 10.0  # seconds; a run that is over may end in any order
 _LOST = re.compile(
     r"(?:gloo.*?|nccl.*?)((?:closed|reset) by peer|timed out|broken pipe|remote process exited)", re.I | re.S
@@ -22,8 +25,38 @@ _LOST = re.compile(
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process of a run, or its first."""
-    return all(os.environ.get(v, "0") == "0" for v in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    """Whether this is the only process of a run, or its first.
+
+    It is asked before Lightning has a trainer that would know: by the variables that each way of launching sets.
+    """
+    return all(os.environ.get(v, "0") == "0" for v in _RANKS)
+
+
+def check_nodes(num_nodes: int) -> None:
+    """Refuse a launch by one command on each machine, with nothing that manages them, that could never meet.
+
+    Lightning then reads which machine this is from ``NODE_RANK``, or ``GROUP_RANK``, and where the first one listens
+    from ``MASTER_ADDR`` and ``MASTER_PORT``; where these are not set, every machine waits for itself.
+
+    Args:
+        num_nodes: ``--trainer.num_nodes``.
+
+    Raises:
+        UserError: naming what is not set, or is more than there are machines.
+    """
+    name = "GROUP_RANK" if "NODE_RANK" not in os.environ and "GROUP_RANK" in os.environ else "NODE_RANK"
+    rank = os.environ.get(name, "0")
+    if not rank.isdecimal() or int(rank) >= num_nodes:
+        raise UserError(
+            f"{name}={rank}: with --trainer.num_nodes={num_nodes} it goes from 0 to {num_nodes - 1}; set "
+            f"--trainer.num_nodes to the number of machines, or unset {name}."
+        )
+    lacking = [each for each in (name, "MASTER_ADDR", "MASTER_PORT") if each not in os.environ]
+    if num_nodes > 1 and lacking:
+        raise UserError(
+            f"--trainer.num_nodes={num_nodes}: {' and '.join(lacking)} not set. Without Slurm or torchrun, run the same "
+            "command on each machine, with NODE_RANK=0, 1, ..., and everywhere MASTER_ADDR and MASTER_PORT of the first."
+        )
 
 
 def watch_parent() -> None:
@@ -65,4 +98,5 @@ def lost_peer(error: RuntimeError) -> str | None:
 
 
 def _rank() -> str:
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    node, local = os.environ.get("NODE_RANK", "0"), os.environ.get("LOCAL_RANK", "0")
+    return os.environ.get("RANK", local if node == "0" else f"{local} of node {node}")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from spikesparse.nn.hooks import unit_kept
 from spikesparse.nn.tally import LayerSizes, SpikeRecord, SpikeTally
 
 RECORDS = ("neurons", "spikes", "steps")
@@ -85,6 +86,8 @@ class SpikeCounter:
     def __init__(self, x: Tensor, layers: LayerSizes, timesteps: int, record: str | None = None) -> None:
         if record is not None and record not in RECORDS:
             raise ValueError(f"record={record!r}: None, {' or '.join(map(repr, RECORDS))} is needed")
+        if x.is_meta:
+            raise ValueError("the network is on the meta device, where there are no values: no spike can be counted")
         self._layers, self._timesteps, self._record = layers, timesteps, record
         self._after_each, self._keeps_neurons = record == "steps", record in ("neurons", "spikes")
         self._spikes: list[Tensor] = []
@@ -164,6 +167,17 @@ class SpikeCounter:
         self._spikes.append(self._total(fired))
         self.changed(x, unit)
         self._events, self._bits = events, bits
+
+    def enters(self, x: Tensor) -> None:
+        """``x``, of any shape, enters the next layer: if a hook has put it where the tensor last shown was, it counts.
+
+        An average pool in between changes nothing: what was shown in front of it still counts.
+        """
+        shown = self._entering
+        if shown is None or x is shown or x.numel() != shown.numel():
+            return
+        x = x.reshape(shown.shape)
+        self.changed(x, unit_kept(x, self._unit))
 
     def packed(self, x: Tensor) -> Packed | None:
         """``x``, as it may be kept: if it is the tensor last shown and all its spikes have one value."""

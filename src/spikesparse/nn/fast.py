@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from spikesparse.nn.counter import Packed, SpikeCounter
+from spikesparse.nn.hooks import hooked
 from spikesparse.nn.neurons import LIF
 from spikesparse.nn.norm import normalization_of, update_statistics, why_not_folded
 from spikesparse.nn.pooling import fold_time
@@ -30,10 +31,15 @@ def why_not_fused(layer: SpikingLayer) -> str | None:
     neuron, norm = layer.neuron, layer.norm
     if not isinstance(neuron, LIF) or type(neuron).forward is not LIF.forward:
         return f"neuron is a {type(neuron).__name__}"
-    for part in (layer.weights, norm, neuron, layer.pool):
-        if part is not None and _hooked(part):
+    for part in (layer.weights, norm, neuron, layer.dropout, layer.pool):
+        if part is not None and hooked(part):
             return f"{type(part).__name__} has a hook, which is shown what passes it"
     return why_not_folded(norm) if norm is not None else None
+
+
+def drops(layer: SpikingLayer) -> bool:
+    """Whether its dropout is on: it may be so in a network that is evaluated (Gal & Ghahramani 2016)."""
+    return layer.dropout is not None and layer.dropout.training
 
 
 def fire_layer(layer: SpikingLayer, x: Tensor, timesteps: int, counter: SpikeCounter) -> tuple[Tensor, bool]:
@@ -45,7 +51,7 @@ def fire_layer(layer: SpikingLayer, x: Tensor, timesteps: int, counter: SpikeCou
     neuron, norm, constant = layer.neuron, layer.norm, x.dim() == 4
     assert isinstance(neuron, LIF)
     pool = _pools_fused(layer, counter)
-    dropped = layer.dropout is not None and layer.training
+    dropped = drops(layer)
     neurons: dict[str, Any] = {
         **{"decay": neuron.decay, "threshold": neuron.threshold, "initial": neuron.initial_potential},
         **{"spec": neuron.spec, "timesteps": timesteps},
@@ -78,11 +84,12 @@ def into_weights(weights: nn.Conv2d | nn.Linear, x: Tensor, counter: SpikeCounte
     if isinstance(weights, nn.Linear) and x.dim() > 3:
         x = x.flatten(1 if constant else 2)
     if packed is None:
-        return weights(x) if constant else fold_time(weights, x)
+        return weights(x) if constant else _fold_seen(weights, x, counter)
     bits, unit = packed
     steps_and_batch, dtype = x.shape[:2], _compute_dtype(x)
     x, weight = x.to(dtype), weights.weight.to(dtype)
-    bias = None if weights.bias is None else weights.bias.to(dtype)
+    bias = weights.bias
+    bias = None if bias is None else bias.to(dtype)
     if isinstance(weights, nn.Linear):
         if bits is None or bits.dim() > 3:  # packed in the order of the features
             bits = pack_bits(x)
@@ -94,15 +101,45 @@ def into_weights(weights: nn.Conv2d | nn.Linear, x: Tensor, counter: SpikeCounte
     return y.view(*steps_and_batch, *y.shape[1:]).permute(0, 1, 4, 2, 3)
 
 
+def _fold_seen(weights: nn.Module, x: Tensor, counter: SpikeCounter) -> Tensor:
+    """:func:`fold_time`; what a hook in front of the weights puts in the place of their input is counted in its place."""
+    if not weights._forward_pre_hooks:
+        return fold_time(weights, x)
+
+    def see(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args[0] is not folded:
+            counter.enters(args[0])
+
+    folded = x.flatten(0, 1)
+    behind_all_others = weights.register_forward_pre_hook(see)
+    try:
+        y: Tensor = weights(folded)
+    finally:
+        behind_all_others.remove()
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
 def _packed(weights: nn.Conv2d | nn.Linear, x: Tensor, counter: SpikeCounter) -> Packed | None:
-    kept = torch.is_grad_enabled() and weights.weight.requires_grad
-    own = type(weights) not in (nn.Conv2d, nn.Linear) and not parametrize.is_parametrized(weights)
-    return counter.packed(x) if kept and not own and not _hooked(weights) else None
+    kept = torch.is_grad_enabled() and _is_plain(weights) and _learns(weights)
+    return counter.packed(x) if kept else None
+
+
+def _is_plain(weights: nn.Module) -> bool:
+    """Whether its forward is torch's own, on its weight, and nothing has to be shown what passes it."""
+    return parametrize.type_before_parametrizations(weights) in (nn.Conv2d, nn.Linear) and not hooked(weights)
+
+
+def _learns(weights: nn.Conv2d | nn.Linear) -> bool:
+    if parametrize.is_parametrized(weights, "weight"):  # asked for its weight, spectral_norm would take another step
+        return any(each.requires_grad for each in weights.parametrizations["weight"].parameters())
+    return weights.weight.requires_grad
 
 
 def _recomputed(layer: SpikingLayer, x: Tensor, counter: SpikeCounter, neurons: dict[str, Any]) -> Fired | None:
     weights = layer.weights
-    if not isinstance(weights, nn.Conv2d) or weights.bias is not None or not torch.is_grad_enabled():
+    if not isinstance(weights, nn.Conv2d) or not _is_plain(weights):
+        return None
+    if weights.bias is not None or not torch.is_grad_enabled():
         return None
     dtype = _compute_dtype(x)
     packed = _packed(weights, x, counter)
@@ -113,7 +150,7 @@ def _recomputed(layer: SpikingLayer, x: Tensor, counter: SpikeCounter, neurons: 
 
 def _pools_fused(layer: SpikingLayer, counter: SpikeCounter) -> bool:
     pool = layer.pool
-    if not isinstance(pool, nn.MaxPool2d) or counter.recording or (layer.dropout is not None and layer.training):
+    if not isinstance(pool, nn.MaxPool2d) or counter.recording or drops(layer):
         return False
     plain = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
     return plain == (2, 2, 0, 1, False, False) and min(layer.shape[1:]) >= 2
@@ -133,8 +170,3 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     """What a convolution computes in: autocast's dtype, if it is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-def _hooked(module: nn.Module) -> bool:
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in hooks)

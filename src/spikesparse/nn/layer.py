@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from spikesparse.errors import UserError
 from spikesparse.nn.counter import SpikeCounter
 from spikesparse.nn.fanout import Incoming
-from spikesparse.nn.fast import fire_layer, into_weights, why_not_fused
+from spikesparse.nn.fast import drops, fire_layer, into_weights, why_not_fused
+from spikesparse.nn.hooks import unit_behind
 from spikesparse.nn.norm import normalize
 from spikesparse.nn.pooling import SpikingAvgPool2d, fold_time
 from spikesparse.ops.backends import say_once
@@ -79,18 +80,34 @@ class SpikingLayer(nn.Module):
 
     def forward(self, x: Tensor, timesteps: int, counter: SpikeCounter) -> Tensor:
         """(T, B, ...) -> (T, B, ...); a constant (B, C, H, W) goes through weights and norm once, not T times."""
-        counter.weights(self.fanout, self._nonzero_fanout)
+        self._check_weights()
+        counter.enters(x)
         if self.neuron is None:
             y = into_weights(self.weights, x, counter)
-            return y if self.norm is None else fold_time(self.norm, y)
+            y = y if self.norm is None else fold_time(self.norm, y)
+            self._count_into_weights(counter)
+            return y
         if why_not := why_not_fused(self):
             say_once(f"{why_not}: such a layer runs part by part, slower and with more memory kept.")
             x = self._fire_apart(x, timesteps, counter)
-            counter.neurons(x, self.unit)
+            self._count_into_weights(counter)
+            counter.neurons(x, unit_behind(x, self.unit, self.neuron))
             pooled = False
         else:
+            self._count_into_weights(counter)
             x, pooled = fire_layer(self, x, timesteps, counter)
         return x if pooled else self._drop_and_pool(x, counter)
+
+    def _count_into_weights(self, counter: SpikeCounter) -> None:
+        """Count what has entered the weights; by now hooks, such as those of pruning, have made the weights."""
+        counter.weights(self.fanout, self._nonzero_fanout)
+
+    def _check_weights(self) -> None:
+        if not isinstance(self.weights, (nn.Conv2d, nn.Linear)):  # quantize_dynamic() puts others in their place
+            raise UserError(
+                f"the weights of a spiking layer are a {type(self.weights).__name__}: only torch.nn.Conv2d and "
+                "torch.nn.Linear are counted, not quantised ones."
+            )
 
     def _fire_apart(self, x: Tensor, timesteps: int, counter: SpikeCounter) -> Tensor:
         """Weights, norm and neurons as the modules that they are."""
@@ -111,18 +128,21 @@ class SpikingLayer(nn.Module):
         return spikes
 
     def _drop_and_pool(self, x: Tensor, counter: SpikeCounter) -> Tensor:
-        unit = self.unit
-        if self.dropout is not None and self.training:
-            x = self.dropout(x)
-            unit = None if unit is None else unit / (1.0 - self.dropout.p)
-            counter.changed(x, unit)
+        unit = unit_behind(x, self.unit, self.neuron)
+        if self.dropout is not None:
+            shown, x = x, self.dropout(x)
+            if drops(self):
+                unit = None if unit is None else unit / (1.0 - self.dropout.p)
+            if x is not shown:
+                unit = unit_behind(x, unit, self.dropout)
+                counter.changed(x, unit)
         if isinstance(self.pool, SpikingAvgPool2d):
             x = self.pool(x)
-            counter.pooling_neurons(x, self.pool.neuron.unit)
+            counter.pooling_neurons(x, unit_behind(x, self.pool.neuron.unit, self.pool, self.pool.neuron))
         elif self.pool is not None:
             x = fold_time(self.pool, x)
             if not isinstance(self.pool, nn.AvgPool2d):  # the next layer's fan-out reaches back through an average
-                counter.changed(x, unit)
+                counter.changed(x, unit_behind(x, unit, self.pool))
         return x
 
     @torch.no_grad()

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.utils import parametrize
 
+from spikesparse.nn.hooks import with_hooks
 from spikesparse.ops.fire import Normalization
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
@@ -18,7 +20,7 @@ Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
 
 def why_not_folded(norm: nn.Module) -> str | None:
     """Why a norm cannot be folded into the neurons behind it, if so."""
-    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm):
+    if parametrize.type_before_parametrizations(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm):
         return f"norm is a {type(norm).__name__}"
     if not (norm.affine and norm.track_running_stats and norm.momentum is not None):
         return "BatchNorm without affine, track_running_stats or momentum"
@@ -69,6 +71,10 @@ def normalize(norm: nn.Module, x: Tensor, timesteps: int, shared: bool = False) 
         y: Tensor = norm(x)
         return y
     assert isinstance(norm, Norm)
+    return with_hooks(norm, lambda values: _normalize(norm, values, timesteps, group), x)
+
+
+def _normalize(norm: Norm, x: Tensor, timesteps: int, group: str) -> Tensor:
     values = x.double() if x.dtype == torch.float64 else x.float()
     axes = [axis for axis in range(x.dim()) if axis != 1]
     shape = [1, -1, *[1] * (x.dim() - 2)]

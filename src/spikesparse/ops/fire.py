@@ -198,8 +198,9 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
     neurons = slice(1, 1 + NEURONS)
     learns = any(ctx.needs_input_grad[neurons][2:])
     arriving = (gradients[0], gradients[2], gradients[3])
-    grad_y, *found = run_fire_backward(*arriving, *ctx.saved_tensors, *ctx.settings, learns)
-    of_neurons = neuron_gradients(Neurons(*ctx.saved_tensors[neurons]), learns, *found)
+    kept = ctx.saved_tensors  # once: within torch.utils.checkpoint a second look computes them again, and is refused
+    grad_y, *found = run_fire_backward(*arriving, *kept, *ctx.settings, learns)
+    of_neurons = neuron_gradients(Neurons(*kept[neurons]), learns, *found)
     return grad_y, *of_neurons, *[None] * len(ctx.settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from spikesparse.ops.surrogate import Surrogate
 
@@ -29,6 +30,10 @@ class NeuronSpec:
         key = f"{type(self.surrogate).__module__}.{self!r}"
         object.__setattr__(self, "key", key)
         _BY_KEY[key] = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its arguments: made anew in another process, where its key is not known yet."""
+        return type(self), (self.surrogate, self.soft_reset, self.detach_reset, self.strict)
 
 
 _BY_KEY: dict[str, NeuronSpec] = {}
