@@ -184,6 +184,11 @@ class SpikeCounter:
         return Packed(self._bits, self._unit) if x is self._entering and self._unit is not None else None
 
     @property
+    def device(self) -> torch.device:
+        """Where is counted."""
+        return self._nothing.device
+
+    @property
     def recording(self) -> bool:
         """Is anything asked for beside the sums?"""
         return self._record is not None

@@ -22,8 +22,10 @@ def taps(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: in
         int64 (``kernel``, outputs, ``size``) of zeros and ones.
     """
     outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-    position = torch.arange(kernel)[:, None] * dilation + torch.arange(outputs)[None, :] * stride - padding
-    return (position[:, :, None] == torch.arange(size)).to(torch.int64)
+    # On the CPU whatever torch's default device is: on the meta device there would be no numbers.
+    kernel_at, output_at, input_at = (torch.arange(number, device="cpu") for number in (kernel, outputs, size))
+    position = kernel_at[:, None] * dilation + output_at[None, :] * stride - padding
+    return (position[:, :, None] == input_at).to(torch.int64)
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
@@ -116,7 +118,7 @@ class Incoming:
         else:
             if self.features != weights.in_features:
                 raise ValueError(f"{weights} does not take an input of shape {self.shape}")
-            fanout = torch.full(self.shape[1:], weights.out_features)
+            fanout = torch.full(self.shape[1:], weights.out_features, device="cpu")
         return self._before_pool(fanout)
 
     def nonzero_fanout(self, weights: nn.Conv2d | nn.Linear, connected: Tensor) -> Tensor:

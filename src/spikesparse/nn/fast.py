@@ -6,6 +6,7 @@ take the same memory as (T, B, H, W, C).
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,7 +64,8 @@ def fire_layer(layer: SpikingLayer, x: Tensor, timesteps: int, counter: SpikeCou
         y = into_weights(layer.weights, x, counter)
         fired = fire(_channels_last(y[None] if constant else y), **neurons)
     if norm is not None and norm.training:
-        update_statistics(norm, fired.moments, timesteps if constant else 1)
+        values = timesteps * counter.shape[1] * math.prod(layer.shape[1:])
+        update_statistics(norm, fired.moments, timesteps if constant else 1, values)
     spikes, bits = fired.spikes, fired.bits if neurons["pack"] else None
     events = fired.events if pool else fired.fired
     if isinstance(layer.weights, nn.Linear):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -75,8 +78,10 @@ class SpikingLayer(nn.Module):
             ValueError: if its weights do not take that shape.
         """
         self.incoming, self.shape = incoming, incoming.after(self.weights).shape
-        # int64, so that no .to(dtype) rounds it; not persistent, because the architecture gives it
-        self.register_buffer("fanout", incoming.fanout(self.weights), persistent=False)
+        # No buffer: weight averaging (EMA, SWA) averages those, and to_empty() leaves nothing of them. What the
+        # architecture gives is neither learned nor measured. int64, so that no .to(dtype) rounds it.
+        self.fanout = incoming.fanout(self.weights)
+        self._take_fanout_to(self.weights.weight.device)
 
     def forward(self, x: Tensor, timesteps: int, counter: SpikeCounter) -> Tensor:
         """(T, B, ...) -> (T, B, ...); a constant (B, C, H, W) goes through weights and norm once, not T times."""
@@ -100,7 +105,8 @@ class SpikingLayer(nn.Module):
 
     def _count_into_weights(self, counter: SpikeCounter) -> None:
         """Count what has entered the weights; by now hooks, such as those of pruning, have made the weights."""
-        counter.weights(self.fanout, self._nonzero_fanout)
+        # The fan-out is there already, but for what copies parameters alone to a device, as torch.nn.DataParallel does.
+        counter.weights(self.fanout.to(counter.device), self._nonzero_fanout)
 
     def _check_weights(self) -> None:
         if not isinstance(self.weights, (nn.Conv2d, nn.Linear)):  # quantize_dynamic() puts others in their place
@@ -108,6 +114,17 @@ class SpikingLayer(nn.Module):
                 f"the weights of a spiking layer are a {type(self.weights).__name__}: only torch.nn.Conv2d and "
                 "torch.nn.Linear are counted, not quantised ones."
             )
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> SpikingLayer:
+        """Move, with the fan-out."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if hasattr(self, "fanout"):
+            self._take_fanout_to(fn(self.fanout.new_zeros(1)).device)
+        return self
+
+    def _take_fanout_to(self, device: torch.device) -> None:
+        if device.type != "meta":  # from there it could not come back
+            self.fanout = self.fanout.to(device)
 
     def _fire_apart(self, x: Tensor, timesteps: int, counter: SpikeCounter) -> Tensor:
         """Weights, norm and neurons as the modules that they are."""

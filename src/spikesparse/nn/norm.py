@@ -22,8 +22,8 @@ def why_not_folded(norm: nn.Module) -> str | None:
     """Why a norm cannot be folded into the neurons behind it, if so."""
     if parametrize.type_before_parametrizations(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm):
         return f"norm is a {type(norm).__name__}"
-    if not (norm.affine and norm.track_running_stats and norm.momentum is not None):
-        return "BatchNorm without affine, track_running_stats or momentum"
+    if not (norm.affine and norm.track_running_stats):
+        return "BatchNorm without affine or track_running_stats"
     return None
 
 
@@ -39,22 +39,33 @@ def normalization_of(norm: Norm, shared: bool = False) -> Normalization:
 
 
 @torch.no_grad()
-def update_statistics(norm: Norm, moments: Tensor, timesteps: int) -> None:
-    """Move the running statistics towards a batch's, as torch does.
+def update_statistics(norm: Norm, moments: Tensor, timesteps: int, values: int) -> None:
+    """Move the running statistics towards a batch's, as torch does; without momentum they are the mean of all batches.
 
     Args:
         norm: in training.
-        moments: float64 (3, C): mean, biased variance and number of values of each channel.
+        moments: float64 (3, C): mean, biased variance and number of values of each channel, over all processes whose
+            batches count as one.
         timesteps: how often each of these values counts: T for a current that is the same in all T steps.
+        values: of each channel in this process, each as often as it counts; known without waiting for the device.
+
+    Raises:
+        ValueError: for one value per channel, which has no variance.
     """
     mean, var, count = moments
     count = count * timesteps
-    assert norm.momentum is not None
+    assert norm.num_batches_tracked is not None
+    if values < 2 and (total := int(count[0])) < 2:
+        if total == 1:  # in torch's own words
+            raise ValueError(f"Expected more than 1 value per channel when training, got 1 for {norm}")
+        norm.num_batches_tracked.add_(1)  # an empty batch: nothing to move towards
+        return
+    norm.num_batches_tracked.add_(1)
     for running, new in ((norm.running_mean, mean), (norm.running_var, var * count / (count - 1))):
         assert running is not None
-        running.lerp_(new.to(running.dtype), norm.momentum)
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
+        # SWA's last epoch takes the momentum away
+        share = norm.momentum if norm.momentum is not None else 1.0 / norm.num_batches_tracked.to(running.dtype)
+        running.lerp_(new.to(running.dtype), share)
 
 
 def normalize(norm: nn.Module, x: Tensor, timesteps: int, shared: bool = False) -> Tensor:
@@ -65,6 +76,9 @@ def normalize(norm: nn.Module, x: Tensor, timesteps: int, shared: bool = False) 
         x: the weights' output.
         timesteps: as in :func:`update_statistics`.
         shared: the batches of all processes count as one.
+
+    Raises:
+        ValueError: for one value per channel in training.
     """
     group = "" if why_not_folded(norm) else _group_name(norm, shared)
     if why_not_folded(norm) or not norm.training or (timesteps == 1 and not group):
@@ -86,7 +100,8 @@ def _normalize(norm: Norm, x: Tensor, timesteps: int, group: str) -> Tensor:
     mean = total(values.sum(axes)) / count
     centered = values - mean.view(shape)
     var = total(centered.square().sum(axes)) / count
-    update_statistics(norm, torch.stack([mean, var, count.expand_as(mean)]).double(), timesteps)
+    moments = torch.stack([mean, var, count.expand_as(mean)]).double()
+    update_statistics(norm, moments, timesteps, x.numel() // x.shape[1] * timesteps)
     scale = norm.weight * (var + norm.eps).rsqrt()
     return (centered * scale.view(shape) + norm.bias.view(shape)).to(x.dtype)
 
