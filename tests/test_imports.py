@@ -199,7 +199,9 @@ def test_values_are_read_as_settings_only_where_they_are_looked_through():
     assert named_settings(args, read_values=True)[0][1] == {"model": {"net": {"class_path": "a.B"}}}
 
 
-@pytest.mark.parametrize("text", ["{epoch}-{step}", "{epoch:02d}-{loss/val:.2f}", "{epoch}", "[old] data", "x: [", '"[q'])
+@pytest.mark.parametrize(
+    "text", ["{epoch}-{step}", "{epoch:02d}-{loss/val:.2f}", "{epoch}", "[old] data", "x: [", '"[q']
+)
 def test_a_value_that_is_no_yaml_is_the_text_itself(text):
     named = named_settings(["fit", f"--a.filename={text}"], read_values=True)
     assert named == [(f"--a.filename={text}", {"a": {"filename": text}})]

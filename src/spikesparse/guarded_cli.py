@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -92,7 +92,9 @@ class GuardedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, whose checkpoints are written whole, unless it has a way of its own."""
         trainer = super().instantiate_trainer(**kwargs)
-        if isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment):  # no Slurm, no torchrun
+        if isinstance(
+            trainer._accelerator_connector.cluster_environment, LightningEnvironment
+        ):  # no Slurm, no torchrun
             check_nodes(trainer.num_nodes)
         trainer.callbacks += self.companions  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:

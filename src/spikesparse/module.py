@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,9 @@ from spikesparse.sync_batchnorm import honour_sync_batchnorm
 LOSSES = ("cross_entropy", "squared_error")
 #: How the network is compiled for training: not at all, or in one of torch.compile's modes.
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
+
+# So that a checkpoint whose save_hyperparameters() kept them can be read: they are numbers and names, and run no code.
+torch.serialization.add_safe_globals([EnergyConstants, Distillation, EarlyExit])
 
 
 def _default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -241,11 +245,12 @@ class SpikingClassifier(LightningModule):
         """Lightning's. Of a run of the command line no ``net`` need be named: its checkpoints keep their settings.
 
         Raises:
-            UserError: as :func:`spikesparse.load_run`, where it is the settings that are gone by.
+            UserError: as :func:`spikesparse.load_run`, where the settings are used.
         """
-        if "net" in inspect.signature(cls).parameters and "net" not in kwargs and "://" not in str(checkpoint_path):
-            if settings := read_checkpoint(checkpoint_path, flag=None).get("settings"):
-                kwargs = arguments_of(cls, settings, str(checkpoint_path)) | kwargs
+        lacking = "net" in inspect.signature(cls).parameters and "net" not in kwargs
+        if lacking and kwargs.get("weights_only") is not False and Path(str(checkpoint_path)).is_file():
+            settings = read_checkpoint(checkpoint_path, flag=None).get("settings")
+            kwargs = (arguments_of(cls, settings, str(checkpoint_path)) if settings else {}) | kwargs
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def _decayed(self) -> list[dict[str, Any]]:

@@ -54,8 +54,8 @@ def check_nodes(num_nodes: int) -> None:
     lacking = [each for each in (name, "MASTER_ADDR", "MASTER_PORT") if each not in os.environ]
     if num_nodes > 1 and lacking:
         raise UserError(
-            f"--trainer.num_nodes={num_nodes}: {' and '.join(lacking)} not set. Without Slurm or torchrun, run the same "
-            "command on each machine, with NODE_RANK=0, 1, ..., and everywhere MASTER_ADDR and MASTER_PORT of the first."
+            f"--trainer.num_nodes={num_nodes}: {' and '.join(lacking)} not set. Without Slurm or torchrun, run the "
+            "same command on each machine, with NODE_RANK=0, 1, ..., and MASTER_ADDR and MASTER_PORT of the first."
         )
 
 

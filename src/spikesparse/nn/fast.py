@@ -104,7 +104,7 @@ def into_weights(weights: nn.Conv2d | nn.Linear, x: Tensor, counter: SpikeCounte
 
 
 def _fold_seen(weights: nn.Module, x: Tensor, counter: SpikeCounter) -> Tensor:
-    """:func:`fold_time`; what a hook in front of the weights puts in the place of their input is counted in its place."""
+    """:func:`fold_time`; what a hook in front of the weights puts in the place of their input is counted."""
     if not weights._forward_pre_hooks:
         return fold_time(weights, x)
 
@@ -133,7 +133,7 @@ def _is_plain(weights: nn.Module) -> bool:
 
 def _learns(weights: nn.Conv2d | nn.Linear) -> bool:
     if parametrize.is_parametrized(weights, "weight"):  # asked for its weight, spectral_norm would take another step
-        return any(each.requires_grad for each in weights.parametrizations["weight"].parameters())
+        return any(each.requires_grad for each in weights.get_submodule("parametrizations.weight").parameters())
     return weights.weight.requires_grad
 
 
