@@ -252,7 +252,8 @@ def test_one_command_on_each_machine_trains_one_network(variable, tiny_args):
     assert "bill  " in said[0]
     assert "bill  " not in said[1]
     theirs = train("theirs", "--trainer.devices=2")
-    assert theirs.wait(timeout=300) == 0
+    theirs.communicate(timeout=300)
+    assert theirs.returncode == 0
     weights = [torch.load(next(Path(logs).rglob("last.ckpt")))["state_dict"] for logs in ("ours", "theirs")]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())
