@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 
 @pytest.fixture(autouse=True)
@@ -13,10 +14,11 @@ def _guards(monkeypatch, tmp_path):
     """Work in a folder of the test's own; leave environment, threads, dtype and processes as they were."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))  # the command line adds the current directory
-    before, threads = dict(os.environ), torch.get_num_threads()
+    before, threads, rank = dict(os.environ), torch.get_num_threads(), getattr(rank_zero_only, "rank", 0)
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+    rank_zero_only.rank = rank  # Lightning sets it for good: all that follows would be silent
     assert torch.get_default_dtype() == torch.float32
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

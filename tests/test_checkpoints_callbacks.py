@@ -96,7 +96,7 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path, content):
 
 
 def test_folder_in_place_of_a_checkpoint_is_refused(tmp_path):
-    refused(tmp_path, "not a whole checkpoint")
+    refused(tmp_path, "it is a folder; name a regular file")
 
 
 def test_zip_that_is_no_checkpoint_is_refused(tmp_path):
@@ -410,7 +410,12 @@ def test_what_was_measured_is_kept_and_put_back():
     module.on_save_checkpoint(checkpoint)
     module.measured["accuracy/val"] = 0.25
     assert checkpoint["measured"] == {"accuracy/val": 0.75, "accuracy/train": 0.5}
-    trainer = SimpleNamespace(callback_metrics={}, world_size=1, fit_loop=SimpleNamespace(restarted_mid_epoch=False))
+    trainer = SimpleNamespace(
+        callback_metrics={},
+        world_size=1,
+        fit_loop=SimpleNamespace(restarted_mid_epoch=False),
+        state=SimpleNamespace(fn="fit"),
+    )
     state, resumed = ProcessState(), make_model()
     state.on_load_checkpoint(trainer, resumed, checkpoint)
     assert resumed.measured == {}  # not before training: a sanity check comes in between

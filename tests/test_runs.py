@@ -603,7 +603,7 @@ def test_whatever_stands_where_a_folder_must_be_is_named(blocked):
 
 @pytest.mark.parametrize(
     ("command", "flag"),
-    [("train", "--trainer.max_epochs=0"), ("fit", "--trainer.max_steps=0"), ("fit", "--trainer.limit_train_batches=0")],
+    [("train", "--trainer.max_epochs=0"), ("fit", "--trainer.max_steps=0")],
 )
 def test_a_training_of_nothing_says_so_and_leaves_an_earlier_run_where_it_is(command, flag, tiny_args, capsys):
     folder = Path("runs") / run_name(["fit", *tiny_args, flag]) / "seed0"

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 import spikesparse
 from spikesparse.data.loading import Batch
 from spikesparse.metrics.means import ImageMeans
+from spikesparse.nn import SpikingLayer
 
 READS = {"_local_scalar_dense", "nonzero", "equal"}
 
@@ -45,6 +46,8 @@ def put_on_device(module):
                 if tensor is not None:
                     fake = torch.empty_like(tensor, device="cuda")
                     tensors[name] = torch.nn.Parameter(fake) if tensors is part._parameters else fake
+        if isinstance(part, SpikingLayer):  # moved with the layer, though it is no buffer
+            part.fanout = torch.empty_like(part.fanout, device="cuda")
         if isinstance(part, Metric):
             for name in part._defaults:
                 setattr(part, name, torch.empty_like(getattr(part, name), device="cuda"))

@@ -62,7 +62,7 @@ class Finished(Exception):
 
 
 class NothingToTrain(Exception):
-    """Training is asked for, of no epoch, step or batch."""
+    """Training is asked for, of no epoch or step."""
 
 
 def refuse_nothing(trainer: Trainer) -> None:
@@ -71,7 +71,7 @@ def refuse_nothing(trainer: Trainer) -> None:
     Raises:
         NothingToTrain: naming the flag.
     """
-    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+    for name in ("max_epochs", "max_steps"):
         if (value := getattr(trainer, name)) == 0:
             raise NothingToTrain(f"--trainer.{name}={value}: nothing is trained, and nothing is tested or written.")
 

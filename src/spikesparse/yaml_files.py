@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from spikesparse.errors import UserError
-from spikesparse.yaml_keys import KeyCheck
+from spikesparse.yaml_keys import KeyCheck, NoValue
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 24  # base.yaml has 6; the parser needs a dozen frames of Python's stack for each
@@ -57,8 +57,8 @@ def load_value(text: str, where: str) -> Any:
     try:
         check_yaml(text, where)
         return loading.yaml_load(text)  # type: ignore[no-untyped-call]
-    except (NoYAML, yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
-        if isinstance(error, UserError) and not isinstance(error, NoYAML):
+    except (NoYAML, NoValue, yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        if isinstance(error, UserError) and not isinstance(error, NoYAML | NoValue):
             raise
         return text
 

@@ -32,6 +32,10 @@ class _Level:
     key: Path | None = None
 
 
+class NoValue(UserError):
+    """A key without a value: in a flag's text a name in braces, such as ``{epoch}``, has that form too."""
+
+
 class KeyCheck:
     """Refuses, event by event, a key that stands twice, and one that has no value.
 
@@ -80,7 +84,7 @@ class KeyCheck:
             return level.key
         path, level.key = level.key, None
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and not event.value and event.anchor is None:
-            raise UserError(
+            raise NoValue(
                 f"{self._where}: {_dotted(path)} has no value, in line {line}. Give it one, or leave it out; where "
                 "null is meant, write null."
             )
