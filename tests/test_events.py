@@ -34,6 +34,7 @@ def events_of(folder):
     return counted, starts
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 def test_after_kills_each_value_stands_once(tiny_args, monkeypatch):
     args = ["train", *tiny_args, "--trainer.limit_train_batches=3", "--dashboard.every_n_epochs=3"]

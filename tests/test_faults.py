@@ -56,6 +56,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tiny_args, monkeypatc
     assert "runs" in line
 
 
+@pytest.mark.slow
 @quiet
 def test_a_run_folder_that_is_deleted_ends_the_run_in_one_line(tiny_args, monkeypatch, capsys):
     original = SpikingClassifier.on_train_epoch_start

@@ -151,6 +151,7 @@ def test_every_class_that_a_setting_takes_can_be_named():
                         assert imported(f"{each.__module__}.{each.__qualname__}") is each, name
 
 
+@pytest.mark.slow
 def test_early_exit_is_taken_by_class_path(tiny_args):
     Path("exit.yaml").write_text(
         "model: {early_exit: {class_path: spikesparse.EarlyExit, init_args: {confidence: 0.4, measure: margin}}}"

@@ -95,6 +95,7 @@ def test_class_names_that_are_none_are_refused(names, word):
         load_source("npz", "a.npz")
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_lose_no_result(tiny_args, tiny_npz, monkeypatch, capsys):
     """Trained, predicted, reported: to an output that knows ASCII only."""
     arrays = dict(np.load(tiny_npz))
@@ -138,6 +139,7 @@ def broken(*args, **kwargs):
 PARTS = {"result.json", "bill.json", "bill.csv", "predictions_test.csv"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failing", "status", "left"),
     [

@@ -391,6 +391,7 @@ def test_a_run_that_was_ended_anywhere_goes_on_by_the_same_command(
     assert not (folder / "checkpoints/step.ckpt").exists()
 
 
+@pytest.mark.slow
 @quiet
 def test_a_run_that_was_killed_in_a_validation_counted_over_epochs_repeats_it(tiny_args, monkeypatch, capsys):
     """Five batches an epoch, a validation behind every seventh batch, and a checkpoint behind every step but those."""

@@ -193,6 +193,7 @@ def test_load_run_gives_back_the_module_and_its_data(tiny_args):
     assert sum(float(o.tally.spikes.sum()) for o in outputs) / 12 == pytest.approx(result["spikes"], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_damaged_results_are_named_and_made_anew(tiny_args, capsys):
     args = [*tiny_args, "--trainer.limit_train_batches=1", "--trainer.max_epochs=3"]
     assert main(["train", *args]) == 0
@@ -403,6 +404,7 @@ def horizons_named(capsys):
     return [re.findall(r"'max_epochs': (\d+)", line) for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_trained_on_for_longer_is_told_of_the_horizons_that_stay(tiny_args, capsys):
     """They follow from --trainer.max_epochs, and nobody has named them: neither flag differs from the checkpoint's."""
     args = [arg for arg in tiny_args if "max_epochs" not in arg and "end_epoch" not in arg]
@@ -717,6 +719,7 @@ def test_what_changes_no_training_makes_no_other_experiment(flag):
         assert without_shown([other]) == [other]
 
 
+@pytest.mark.slow
 def test_no_bit_of_the_weights_hangs_on_them(tiny_args):
     Path("x").mkdir()
     short = [*tiny_args, "--trainer.max_epochs=2", "--sparsity.end_epoch=1"]

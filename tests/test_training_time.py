@@ -44,6 +44,7 @@ def hour_an_epoch(monkeypatch):
     return state
 
 
+@pytest.mark.slow
 def test_training_time_is_that_of_all_sittings_and_of_each_once(tiny_args, hour_an_epoch):
     """The wall time of all commands is known, and so is that of the epochs: it lies between the two."""
     args = ["train", *tiny_args, "--trainer.limit_train_batches=1"]
@@ -63,6 +64,7 @@ def test_training_time_is_that_of_all_sittings_and_of_each_once(tiny_args, hour_
     assert json.loads((folder_of(args[1:]) / "result.json").read_text())["fit_seconds"] == result["fit_seconds"]
 
 
+@pytest.mark.slow
 def test_max_time_ends_a_training_and_is_counted_once(tiny_args, hour_an_epoch):
     args = ["train", *tiny_args, "--trainer.limit_train_batches=2", "--trainer.max_time=00:01:30:00"]
     began = hour_an_epoch.real()

@@ -221,6 +221,7 @@ def fit(tiny_npz, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @quiet
 @pytest.mark.parametrize(
     "settings",

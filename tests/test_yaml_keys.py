@@ -82,6 +82,7 @@ def test_search_spaces_and_runs_are_read_so_too(capsys):
     assert any("model.loss stands twice" in sentence for sentence in read_run(Path("run")).missing)
 
 
+@pytest.mark.slow
 def test_an_empty_config_is_the_defaults(capsys):
     printed = []
     for text in (None, "", "# nothing but this\n---\n"):
