@@ -9,6 +9,20 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 
+#: Files whose slow tests launch several processes that find each other by a port: one after the other, never two at once.
+LAUNCHES = {
+    *("test_accumulation", "test_batch_norm", "test_budget", "test_distributed", "test_faults", "test_loading"),
+    *("test_nonfinite", "test_pareto", "test_peers", "test_resume", "test_runs"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """With `--dist loadgroup` those files are one worker's."""
+    for item in items:
+        if item.path.stem in LAUNCHES:
+            item.add_marker(pytest.mark.xdist_group("launches"))
+
+
 @pytest.fixture(autouse=True)
 def _guards(monkeypatch, tmp_path):
     """Work in a folder of the test's own; leave environment, threads, dtype and processes as they were."""
