@@ -15,6 +15,7 @@ LAUNCHES = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """With `--dist loadgroup` those files are one worker's."""
     for item in items:
