@@ -51,15 +51,16 @@ TRIALS ?= 24
 pareto: $(READY) ## search EXPERIMENT for accurate and quiet networks: TRIALS in all, WORKERS at once; goes on if stopped
 	@$(RUN) -m spikesparse pareto $(CONFIG) --trials=$(TRIALS) --workers=$(WORKERS) $(ARGS)
 
-# One test on each core, on four at most, where pytest-xdist is there. Of the slow ones those that launch several
-# processes run one after the other (tests/conftest.py), beside the rest.
-AT_ONCE = $(shell $(RUN) -c "import xdist" 2> /dev/null && echo --numprocesses auto --maxprocesses 4)
+# One test on each core, on four at most, where pytest-xdist is there. The slow ones that launch several processes run one
+# after the other (tests/conftest.py): they find each other by a port, and have a time by which they must be done.
+AT_ONCE = $(shell $(RUN) -c "import xdist" 2> /dev/null && echo --numprocesses auto --maxprocesses 4 --dist worksteal)
 
 test: $(READY) ## the tests, without the slow ones
-	$(RUN) -m pytest $(AT_ONCE) $(if $(AT_ONCE),--dist worksteal) $(ARGS)
+	$(RUN) -m pytest $(AT_ONCE) $(ARGS)
 
 test-slow: $(READY) ## the slow ones
-	$(RUN) -m pytest -m slow $(AT_ONCE) $(if $(AT_ONCE),--dist loadgroup) $(ARGS)
+	$(RUN) -m pytest -m "slow and launches" $(ARGS) || test $$? -eq 5 # 5: ARGS pick none of them
+	$(RUN) -m pytest -m "slow and not launches" $(AT_ONCE) $(ARGS) || test $$? -eq 5
 
 test-all: $(READY) ## all tests
 	$(RUN) -m pytest -m "slow or not slow" $(ARGS)

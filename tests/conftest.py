@@ -15,12 +15,10 @@ LAUNCHES = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items):
-    """With `--dist loadgroup` those files are one worker's."""
-    for item in items:
-        if item.path.stem in LAUNCHES:
-            item.add_marker(pytest.mark.xdist_group("launches"))
+def pytest_itemcollected(item):
+    """Mark what those files hold."""
+    if item.path.stem in LAUNCHES:
+        item.add_marker(pytest.mark.launches)
 
 
 @pytest.fixture(autouse=True)
