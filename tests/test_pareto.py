@@ -563,6 +563,7 @@ def lengthened(args, epochs):
     return [*args, f"--trainer.max_epochs={epochs}", "--dashboard.every_n_epochs=0"]
 
 
+@pytest.mark.timeout(1800)  # a dozen trainings: minutes on a slow machine
 @pytest.mark.slow
 def test_two_workers_one_killed_finish_as_many_trials_as_asked_and_none_twice(tiny_args, start):
     epochs, trials = 14, 13
@@ -589,7 +590,7 @@ def test_two_workers_one_killed_finish_as_many_trials_as_asked_and_none_twice(ti
     with FileLock(folder / "lock"):  # the run died with its worker: nobody writes here any more
         assert time.monotonic() - killed_at < 2
         (before,) = starts_and_epochs(folder / "train.log")
-    printed = alive.communicate(timeout=400)[0]
+    printed = alive.communicate(timeout=900)[0]
     assert alive.returncode == 0, printed
 
     study = the_study()
