@@ -75,6 +75,16 @@ def test_a_run_folder_that_is_deleted_ends_the_run_in_one_line(tiny_args, monkey
     assert "Traceback" not in said
 
 
+def test_what_a_writing_thread_says_of_a_deleted_folder_does_not_hang_on_who_is_first(tmp_path, capsys):
+    """The run may have ended, and let its folder go, before the thread that wrote there is heard."""
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "gone" / "events"))
+    say_no_trace(threading.ExceptHookArgs((FileNotFoundError, error, None, None)))
+    assert capsys.readouterr().err == ""
+    other = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "events"))  # its folder is there
+    say_no_trace(threading.ExceptHookArgs((FileNotFoundError, other, None, None)))
+    assert "FileNotFoundError" in capsys.readouterr().err
+
+
 @quiet
 def test_spaces_and_other_letters_in_paths(tiny_args, tmp_path, monkeypatch):
     place = tmp_path / "my work, größer"

@@ -29,7 +29,7 @@ from spikesparse.errors import UserError
 from spikesparse.names import printable
 from spikesparse.peers import is_first_process, lost_peer, watch_parent
 from spikesparse.quiet import quiet
-from spikesparse.run_lock import let_go, vanished_folder
+from spikesparse.run_lock import lacks_folder, let_go, vanished_folder
 
 _LONGEST = 4000  # characters of an error
 _INTERRUPTED = 128 + signal.SIGINT  # status
@@ -85,8 +85,8 @@ def entry() -> NoReturn:
 
 def say_no_trace(thread: threading.ExceptHookArgs) -> None:
     """TensorBoard writes in a thread; what fails there reaches the run with its next value."""
-    if isinstance(thread.exc_value, OSError) and vanished_folder(thread.exc_value) is not None:
-        return  # the run says it, in its last line
+    if lacks_folder(thread.exc_value):
+        return  # the run says it, in its last line, and may already have let its folder go
     if isinstance(thread.exc_value, OSError) and thread.exc_value.errno in _OF_THE_PLACE:
         print(f"warning: a log cannot be written: {thread.exc_value}", file=sys.stderr, flush=True)
     else:

@@ -42,11 +42,16 @@ def hold(folder: Path) -> None:
 
 def vanished_folder(error: OSError) -> Path | None:
     """The run folder that this process holds, if a file cannot be written because it is no longer there."""
-    if _folder is None or error.errno not in (errno.ENOENT, errno.ESTALE) or not error.filename:
+    if _folder is None or not lacks_folder(error):
         return None
-    missing = Path(os.fsdecode(error.filename)).resolve()
-    gone = missing.is_relative_to(_folder.resolve()) and not missing.parent.exists()
-    return _folder if gone else None
+    return _folder if Path(os.fsdecode(error.filename)).resolve().is_relative_to(_folder.resolve()) else None
+
+
+def lacks_folder(error: BaseException | None) -> bool:
+    """Whether a file cannot be written because its folder is not there."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOENT, errno.ESTALE) or not error.filename:
+        return False
+    return not Path(os.fsdecode(error.filename)).resolve().parent.exists()
 
 
 def let_go() -> None:
