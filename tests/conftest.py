@@ -75,7 +75,7 @@ def cifar_like_npz(tmp_path):
 
 @pytest.fixture
 def tiny_args(tiny_npz):
-    """Flags of a run that takes a second: 8x8 images, one spiking layer or two, every source of randomness on."""
+    """Flags of a run that takes a second: 8x8 images, one spiking layer, every source of randomness on, no pictures."""
     return [
         "--data.source=npz",
         f"--data.data_dir={tiny_npz}",
@@ -89,6 +89,7 @@ def tiny_args(tiny_npz):
         "--sparsity.end_epoch=2",
         "--trainer.max_epochs=4",
         "--trainer.log_every_n_steps=1",
+        "--dashboard.every_n_epochs=0",
         "--trainer.enable_progress_bar=false",
         "--trainer.enable_model_summary=false",
         "--trainer.accelerator=cpu",
