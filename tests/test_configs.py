@@ -27,6 +27,7 @@ CUT = [
     "--trainer.enable_model_summary=false",
     "--trainer.log_every_n_steps=1",
     "--data.batch_size=4",
+    "--dashboard.every_n_epochs=0",
 ]
 
 
@@ -34,7 +35,7 @@ def test_there_are_configs():
     assert {"base.yaml", "experiment/digits.yaml", "experiment/cifar10_vgg7_cpu.yaml"} <= set(FILES)
 
 
-SLOW = ["experiment/paper_t100.yaml"]
+SLOW = [f"experiment/{name}.yaml" for name in ("paper_t100", "cifar10_vgg9", "cifar10_vgg7_sixteen_steps")]
 
 
 @pytest.mark.parametrize("file", [pytest.param(f, marks=pytest.mark.slow) if f in SLOW else f for f in FILES])

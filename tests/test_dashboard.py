@@ -37,6 +37,12 @@ PICTURES = ["pictures/1_input", "pictures/2_raster", "pictures/3_layer_by_time",
 
 
 @pytest.fixture
+def tiny_args(tiny_args):
+    """With pictures."""
+    return [arg for arg in tiny_args if not arg.startswith("--dashboard")]
+
+
+@pytest.fixture
 def run(tiny_args):
     """The folder of a finished tiny run: four epochs."""
     assert main(["train", *tiny_args]) == 0

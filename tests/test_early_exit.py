@@ -304,7 +304,13 @@ def test_a_network_that_does_not_say_its_step_logits_is_refused(flag, tiny_args,
 # The curve of confidences
 
 
-@pytest.mark.parametrize(("measure", "confidences"), [("probability", ("0.42", "0.38")), ("margin", ("0.12", "0.08"))])
+@pytest.mark.parametrize(
+    ("measure", "confidences"),
+    [
+        ("probability", ("0.42", "0.38")),
+        pytest.param("margin", ("0.12", "0.08"), marks=pytest.mark.slow),
+    ],
+)
 def test_curve_has_what_validation_says_at_each_confidence(measure, confidences, tiny_args, capsys):
     fit([*tiny_args, "--data.encoder=direct"])
     (folder,) = Path("runs").glob("*/seed0")
@@ -342,7 +348,7 @@ def test_curve_has_what_validation_says_at_each_confidence(measure, confidences,
     assert "1 spikes per image were asked for; one step spends" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("by", ["spikes", "synops"])
+@pytest.mark.parametrize("by", ["spikes", pytest.param("synops", marks=pytest.mark.slow)])
 def test_what_is_to_be_spent_may_be_a_share_of_what_another_run_spends(by, tiny_args, capsys):
     """The twin's own count, halved by hand; both targets are sought."""
     twin = fit([*tiny_args, "--data.encoder=direct", "--sparsity.end_value=0"])

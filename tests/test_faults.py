@@ -80,7 +80,8 @@ def test_what_a_writing_thread_says_of_a_deleted_folder_does_not_hang_on_who_is_
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "gone" / "events"))
     say_no_trace(threading.ExceptHookArgs((FileNotFoundError, error, None, None)))
     assert capsys.readouterr().err == ""
-    other = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "events"))  # its folder is there
+    # Not so where the folder is there:
+    other = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "events"))
     say_no_trace(threading.ExceptHookArgs((FileNotFoundError, other, None, None)))
     assert "FileNotFoundError" in capsys.readouterr().err
 

@@ -23,7 +23,7 @@ CUT = [
     *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
     *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"),
     *("--trainer.limit_test_batches=1", "--trainer.num_sanity_val_steps=0", "--model.scheduler.warmup_epochs=0"),
-    *("--sparsity.start_epoch=0", "--sparsity.end_epoch=0", "--data.batch_size=8"),
+    *("--sparsity.start_epoch=0", "--sparsity.end_epoch=0", "--data.batch_size=8", "--dashboard.every_n_epochs=0"),
 ]
 
 

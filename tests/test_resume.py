@@ -544,7 +544,8 @@ def test_a_second_interrupt_does_not_wait_for_the_step(tiny_args, monkeypatch, c
     assert "stopped; the same command goes on from the newest checkpoint" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("ignored", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [False, True])
 def test_an_interrupted_process_ends_by_the_signal_unless_it_was_told_to_ignore_it(tiny_args, ignored):
     """So that a shell leaves its loop; and what nohup or `&` has started trains on."""
     command = [sys.executable, "-m", "spikesparse", "train", *tiny_args, "--trainer.max_epochs=30"]

@@ -171,6 +171,7 @@ def test_a_compiled_one_is_found_out_by_its_loss(bench):
     assert disagreeing([Outcome(contestants[1], setting, no)]) == ["norse, T=4: NO: spikes 5e-01"]
 
 
+@pytest.mark.slow
 def test_one_that_dies_is_a_row_and_not_the_end(bench, tmp_path, monkeypatch):
     from train_step.contestants import Contestant
     from train_step.driver import Driver

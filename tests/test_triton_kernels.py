@@ -128,7 +128,7 @@ def test_every_surrogate_and_reset(kernels, name, soft, detach):
 
 
 @pytest.mark.parametrize("pool", [False, True], ids=["", "pool"])
-@pytest.mark.parametrize("timesteps", [1, 2, 8, 17, 33, 100])
+@pytest.mark.parametrize("timesteps", [1, 2, 8, 17, 33, pytest.param(100, marks=pytest.mark.slow)])
 def test_any_number_of_steps(kernels, timesteps, pool):
     settings = {"soft_reset": pool, "detach_reset": False}
     if timesteps in (17, 100):

@@ -241,6 +241,7 @@ def test_a_fully_connected_first_layer_is_counted():
     assert tally.synops[1].tolist() == [3 * count for count in tally.spikes[0].tolist()]
 
 
+@pytest.mark.slow
 def test_counts_stay_exact_under_autocast():
     net = tiny("average", input_shape=(2, 12, 12), architecture="8-8-P-16").eval()
     with torch.autocast("cpu", torch.bfloat16):

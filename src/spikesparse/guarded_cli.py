@@ -61,10 +61,7 @@ class GuardedCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_kwargs=strict
-            | {
-                name: {"default_config_files": [str(CONFIGS / "base.yaml")], **strict}
-                for name in self.subcommands()
-            },
+            | {name: {"default_config_files": [str(CONFIGS / "base.yaml")], **strict} for name in self.subcommands()},
             args=args,
         )
 
