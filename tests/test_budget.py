@@ -527,6 +527,7 @@ def test_best_epoch_of_a_drop_is_the_quietest_within_it():
 
 
 @quiet
+@pytest.mark.slow
 def test_a_best_epoch_of_another_budget_is_forgotten_on_resume(tiny_args):
     first = SpikeCLI(["fit", *tiny_args, "--budget.target=1000"])
     assert first.trainer.checkpoint_callback.best_model_path

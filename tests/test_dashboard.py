@@ -73,6 +73,7 @@ def test_every_chart_of_every_page_has_its_series(run):
     assert "custom_scalars__config__" in events.Tags()["tensors"]
 
 
+@pytest.mark.slow
 def test_spread_lies_around_what_the_bill_says(run):
     events = events_of(run)
     for layer in ("conv1", "fc1"):
@@ -196,6 +197,7 @@ def hparams_of(folder):
     return found
 
 
+@pytest.mark.slow
 def test_hparams_hold_the_settings_and_the_final_test_results_at_the_last_step(run):
     written = hparams_of(run)
     settings = {name: value for name, value in written["session_start_info"].hparams.items()}

@@ -28,6 +28,7 @@ def test_epochs_of_two_settings_are_timed(tmp_path):
         assert float(row["images_per_s"]) == pytest.approx(72 / float(row["epoch_s"]), rel=0.05)
 
 
+@pytest.mark.slow
 def test_one_epoch_is_too_few():
     command = [sys.executable, str(ROOT / "benchmarks/epoch_time.py"), "plain:", "--epochs", "1"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

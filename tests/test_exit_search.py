@@ -80,6 +80,7 @@ def test_steps_that_pay_only_together_are_found():
     assert min(found.confidence[1:]) > 0.95
 
 
+@pytest.mark.slow
 def test_of_many_steps_it_finds_nearly_what_all_combinations_hold():
     """Six steps, five grades of confidence, so 7,776 combinations; easy images are sure and right early, with noise.
 

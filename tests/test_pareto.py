@@ -497,6 +497,7 @@ def test_which_images_sorbaros_curve_is_drawn_beside(source, data_dir, is_one):
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.slow
 def test_sorbaros_curve_is_drawn_beside_cifar10_alone(tiny_args, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["spikesparse"])
     said = []

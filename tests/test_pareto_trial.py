@@ -49,6 +49,7 @@ def test_a_run_under_other_flags_in_a_trials_folder_is_not_the_trials(one_step, 
 
 
 @quiet
+@pytest.mark.slow
 def test_a_run_by_another_configuration_in_a_trials_folder_is_set_aside(one_step, fits):
     config = Path("mine.yaml")
     for steps, epochs_before in ((2, 0), (2, 4), (3, 0)):
@@ -69,6 +70,7 @@ def test_a_trial_killed_before_it_was_measured_is_not_trained_again(one_step, fi
 
 
 @quiet
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_from_the_checkpoint_before_a_damaged_one(one_step, fits):
     run, _ = train(FOLDER, one_step, 0)
     unfinished(run)

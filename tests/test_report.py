@@ -343,6 +343,7 @@ def test_without_bokeh_the_way_to_install_it_is_named(twin_and_sparse, monkeypat
     assert 'pip install "spikesparse[report]"' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_report_needs_no_torch(twin_and_sparse):
     code = (
         "import sys; from spikesparse.__main__ import main; code = main(['report', sys.argv[1]]); "

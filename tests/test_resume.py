@@ -318,6 +318,7 @@ def test_a_forked_process_holds_nothing(tmp_path):
 
 
 @quiet
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_left_alone(tiny_args, capsys):
     args = [*tiny_args, "--trainer.limit_train_batches=1", "--trainer.max_epochs=2"]
     folder = folder_of(args)
@@ -442,19 +443,7 @@ def test_a_finished_run_says_so_and_fresh_begins_anew(tiny_args, capsys):
 
 
 @quiet
-@pytest.mark.parametrize(
-    ("settings", "more"),
-    [
-        ("", ["--data.data_dir=nowhere.npz"]),
-        ("data: {val_split: 5000}", []),
-        ("data: {train_images: 1, drop_last: true}", []),
-        ("data: {crop_padding: 8}", []),
-        ("model: {net: {threshold: -1}}", []),
-        ("trainer: {devices: 0}", []),
-        ("", ["--data.batch_size=5", "--data.timesteps=1"]),  # 36 images, one of them a batch by itself
-    ],
-)
-def test_a_refused_command_leaves_no_trace_and_an_earlier_run_where_it_was(tiny_args, capsys, settings, more):
+def test_a_refused_command_leaves_no_trace_and_an_earlier_run_where_it_was(tiny_args, capsys):
     """In the same folder, since it is the config file or the place of the data that is another."""
     config = Path("mine.yaml")
     config.write_text("seed_everything: 0")
@@ -466,16 +455,26 @@ def test_a_refused_command_leaves_no_trace_and_an_earlier_run_where_it_was(tiny_
         return {path: path.stat().st_mtime_ns for path in found}
 
     there = files()
-    config.write_text(settings)
     capsys.readouterr()
-    for others in ([], ["--seed_everything=1"]):  # the earlier run's folder, and one that is not there yet
-        assert main([*args, *more, *others]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
-    assert files() == there
+    for settings, more in (
+        ("", ["--data.data_dir=nowhere.npz"]),
+        ("data: {val_split: 5000}", []),
+        ("data: {train_images: 1, drop_last: true}", []),
+        ("data: {crop_padding: 8}", []),
+        ("model: {net: {threshold: -1}}", []),
+        ("trainer: {devices: 0}", []),
+        ("", ["--data.batch_size=5", "--data.timesteps=1"]),  # 36 images, one of them a batch by itself
+    ):
+        config.write_text(settings)
+        for others in ([], ["--seed_everything=1"]):  # the earlier run's folder, and one that is not there yet
+            assert main([*args, *more, *others]) == 2, (settings, more)
+            assert capsys.readouterr().err.count("\n") == 1, (settings, more)
+        assert files() == there, (settings, more)
     assert not list(Path("runs").rglob("seed1*"))
 
 
 @quiet
+@pytest.mark.slow
 def test_a_run_that_was_taken_over_under_other_flags_is_not_that_of_the_first_command(tiny_args, capsys):
     args = [*tiny_args, "--trainer.limit_train_batches=1", "--trainer.max_epochs=2"]
     folder = folder_of(args)

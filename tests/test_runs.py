@@ -272,6 +272,7 @@ def test_a_test_under_other_settings_is_not_taken_for_the_trainings(tiny_args, c
     assert [again[name] for name in same] == [first[name] for name in same]
 
 
+@pytest.mark.slow
 def test_a_network_is_measured_in_the_precision_that_it_was_trained_in(tiny_args):
     assert main(["fit", *tiny_args, "--trainer.precision=bf16-true"]) == 0
     (folder,) = Path("runs").glob("*/seed0")
@@ -499,6 +500,7 @@ def test_help_ends_with_the_flags_that_most_runs_need(command, capsys):
     assert {flag for flag in named if f"{flag} " not in every and f"{flag}[" not in every} == set()
 
 
+@pytest.mark.slow
 def test_help_that_nothing_reads_any_more_leaves_no_traceback():
     """As after `head`, or a pager that is left."""
     command = [sys.executable, "-m", "spikesparse", "train", "--help"]
