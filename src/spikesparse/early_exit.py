@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import UserError, choose, path_of
 from spikesparse.nn import SpikingOutput
 from spikesparse.nn.network import output_of, takes
-from spikesparse.own import path_of
 
 _FLAG = "--model.early_exit.confidence"
 #: What confidence is: the softmax probability of the likeliest class, or how far it is above that of the second.

@@ -35,3 +35,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def path_of(thing: object) -> str:
+    """The class path of an object, as a flag names it."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"

@@ -15,13 +15,13 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikesparse.callbacks import NonFiniteGuard, SilentLayers, TrainingTime
+from spikesparse.callbacks import SilentLayers, TrainingTime
 from spikesparse.checkpoints import check_state_dict, read_checkpoint
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.data.loading import Batch
 from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.early_exit import EarlyExit
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import UserError, choose, path_of
 from spikesparse.interruption import Interruption
 from spikesparse.load import arguments_of
 from spikesparse.metrics import EnergyConstants, SpikeBill
@@ -29,7 +29,7 @@ from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import SpikingNetwork, SpikingOutput
 from spikesparse.nn.hooks import hooked
 from spikesparse.nn.network import output_of, takes
-from spikesparse.own import path_of
+from spikesparse.nonfinite_guard import NonFiniteGuard
 from spikesparse.process_state import ProcessState
 from spikesparse.settings_errors import SettingsErrors
 from spikesparse.single_values import refuse_single_values

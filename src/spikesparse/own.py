@@ -52,11 +52,6 @@ PARTS: dict[str, Part] = {
 }
 
 
-def path_of(thing: object) -> str:
-    """The class path of an object, as a flag names it."""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
-
-
 def refusal(key: str, path: str) -> UserError:
     """What to say where ``path`` cannot stand at ``key``, one of :data:`PARTS`."""
     part = PARTS[key]

@@ -14,14 +14,7 @@ from spikesparse.data import CIFAR10DataModule
 from spikesparse.errors import UserError
 from spikesparse.peers import is_first_process
 from spikesparse.run_lock import hold
-from spikesparse.runs import (
-    config_digest,
-    file_digests,
-    flag_value,
-    folder_of_checkpoint,
-    run_name,
-    set_aside,
-)
+from spikesparse.runs import config_digest, file_digests, flag_value, folder_of_checkpoint, run_name, set_aside
 from spikesparse.saving import LAST, PREVIOUS, STEP
 from spikesparse.whole_files import replace_file
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikesparse.errors import UserError
+from spikesparse.errors import UserError, path_of
 from spikesparse.nn.counter import SpikeCounter
 from spikesparse.nn.fanout import Incoming
 from spikesparse.nn.fast import drops, fire_layer, into_weights, why_not_fused
@@ -17,7 +17,6 @@ from spikesparse.nn.hooks import unit_behind
 from spikesparse.nn.norm import normalize
 from spikesparse.nn.pooling import SpikingAvgPool2d, fold_time
 from spikesparse.ops.backends import say_once
-from spikesparse.own import path_of
 
 
 class TimeSharedDropout(nn.Module):

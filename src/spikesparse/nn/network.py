@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import UserError, choose, path_of
 from spikesparse.nn.contract import Contract
 from spikesparse.nn.counter import SpikeCounter
 from spikesparse.nn.fanout import Incoming
 from spikesparse.nn.layer import SpikingLayer
 from spikesparse.nn.pooling import SpikingAvgPool2d
 from spikesparse.nn.tally import LayerSizes, SpikingOutput
-from spikesparse.own import path_of
 
 READOUTS = ("mean", "leaky")
 

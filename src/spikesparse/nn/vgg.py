@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import UserError, choose, path_of
 from spikesparse.nn.architecture import parse_architecture
 from spikesparse.nn.fanout import Incoming
 from spikesparse.nn.initialization import INITIALIZATIONS, init_firing, init_he, mean_square_after
@@ -17,7 +17,6 @@ from spikesparse.nn.network import READOUTS, SpikingStack
 from spikesparse.nn.neurons import LIF, SpikingNeuron
 from spikesparse.nn.pooling import POOLINGS, SpikingAvgPool2d
 from spikesparse.ops.surrogate import surrogate as make_surrogate
-from spikesparse.own import path_of
 
 NORMS = ("batch", "none")
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import UserError, choose, path_of
 from spikesparse.nn.contract import Contract
 from spikesparse.nn.tally import SpikeTally
-from spikesparse.own import path_of
 
 PENALTIES = ("spikes", "synops")
 
