@@ -30,8 +30,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
-from spikesparse import saving, whole_files  # noqa: E402
+from spikesparse import saving
 from spikesparse.__main__ import main as spikesparse  # noqa: E402
+from spikesparse.files import whole_files  # noqa: E402
 from spikesparse.module import SpikingClassifier  # noqa: E402
 from spikesparse.resume import newest  # noqa: E402
 from spikesparse.runs import run_name  # noqa: E402

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from plan import ROOT, Run, add_row, correct_images, row_of, rows_of
 
-from spikesparse.checkpoints import chosen_checkpoint
-from spikesparse.locks import FileLock
+from spikesparse.files.locks import FileLock
+from spikesparse.files.run_folder import chosen_checkpoint
+from spikesparse.files.safe_yaml import read_yaml
 from spikesparse.report.runs import read_run
 from spikesparse.runs import run_name
-from spikesparse.yaml_files import read_yaml
 
 GRACE = 20  # seconds that a run has to close its files when the time is over
 LOOK = 0.5  # seconds between two looks at whether it is

@@ -17,9 +17,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = ROOT / "benchmarks/plan.yaml"
 sys.path.insert(0, str(ROOT / "src"))
-from spikesparse.locks import FileLock  # noqa: E402
-from spikesparse.whole_files import replace_file  # noqa: E402
-from spikesparse.yaml_files import read_yaml  # noqa: E402
+from spikesparse.files.locks import FileLock  # noqa: E402
+from spikesparse.files.safe_yaml import read_yaml  # noqa: E402
+from spikesparse.files.whole_files import replace_file  # noqa: E402
 
 COLUMNS = [
     *("recipe", "seed", "config", "architecture", "timesteps", "steps_per_image", "encoding", "train_images"),

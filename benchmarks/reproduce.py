@@ -37,7 +37,7 @@ from making import (
 )
 from plan import PLAN, ROOT, Run, missing, read_plan
 
-from spikesparse.locks import FileLock
+from spikesparse.files.locks import FileLock
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 LOOK = 5.0  # seconds between two looks at what other processes make

@@ -28,9 +28,9 @@ from typing import Any, ClassVar, NamedTuple
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from spikesparse.__main__ import main as spikesparse
-from spikesparse.paths import CONFIGS
+from spikesparse.files.paths import CONFIGS
+from spikesparse.files.whole_files import replace_file
 from spikesparse.summary import machine
-from spikesparse.whole_files import replace_file
 
 SEED = 0
 WARM_UP = 0.2

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from spikesparse import LIF, CIFAR10DataModule, SparsityAnnealing, SpikingClassifier, SpikingVGG
 from spikesparse.callbacks import SilentLayers
-from spikesparse.checkpoints import BestCheckpoint, check_state_dict, read_checkpoint
+from spikesparse.checkpoints import BestCheckpoint
 from spikesparse.errors import UserError
+from spikesparse.files.checkpoint import check_state_dict, read_checkpoint
 from spikesparse.predict import PredictionWriter
 from spikesparse.process_state import ProcessState
 from spikesparse.saving import LastCheckpoint

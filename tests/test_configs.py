@@ -9,7 +9,7 @@ import yaml
 from spikesparse import SpikingClassifier, SpikingVGG
 from spikesparse.bolts import load_bolts
 from spikesparse.cli import SpikeCLI
-from spikesparse.paths import CONFIGS
+from spikesparse.files.paths import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from spikesparse.__main__ import main, say_no_trace
-from spikesparse.checkpoints import read_checkpoint
+from spikesparse.files.checkpoint import read_checkpoint
 from spikesparse.module import SpikingClassifier
 from spikesparse.runs import run_name
 

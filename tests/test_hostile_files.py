@@ -15,11 +15,11 @@ from torchvision.datasets import CIFAR10
 
 import hostile
 from spikesparse.__main__ import main
-from spikesparse.checkpoints import read_checkpoint
 from spikesparse.data import cifar
 from spikesparse.data.sources import load_source
 from spikesparse.errors import UserError
-from spikesparse.yaml_files import MAX_DEPTH, load_yaml
+from spikesparse.files.checkpoint import read_checkpoint
+from spikesparse.files.safe_yaml import MAX_DEPTH, load_yaml
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MOST_MB = 400  # that any of these files may take; every bomb here would take gigabytes at least
@@ -281,7 +281,7 @@ from spikesparse.data import limits
 from spikesparse.checkpoints import read_checkpoint
 from spikesparse.data.sources import load_source
 from spikesparse.errors import UserError
-from spikesparse.yaml_files import load_yaml
+from spikesparse.files.safe_yaml import load_yaml
 limits.ALWAYS = 1 << 20
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))

@@ -116,7 +116,7 @@ REFUSED = [
     *("spikesparse.cli.SpikeCLI", "spikesparse.__main__.main", "spikesparse.search.trial.run_to_log"),
     *(
         "spikesparse.checkpoints.Path",
-        "spikesparse.locks.FileLock",
+        "spikesparse.files.locks.FileLock",
         "mine.Net",
         "torchmetrics.utilities.checks.os",
     ),

@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from spikesparse import closing, predict, train
+from spikesparse import predict, train
 from spikesparse.__main__ import main
 from spikesparse.data.sources import load_source
 from spikesparse.errors import UserError
-from spikesparse.names import printable
+from spikesparse.files import closing
+from spikesparse.files.names import printable
+from spikesparse.files.whole_files import replace_file
 from spikesparse.runs import run_name
-from spikesparse.whole_files import replace_file
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spikesparse.paths import CONFIGS, PACKAGE
+from spikesparse.files.paths import CONFIGS, PACKAGE
 
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--net"]  # Linux; not even this machine itself is within reach
 #: Where there is none: what Python itself would connect to or look up is refused, unless it is this machine.

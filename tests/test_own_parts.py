@@ -13,8 +13,8 @@ import yaml
 from spikesparse import LIF, SparsityAnnealing, SpikingVGG, load_run
 from spikesparse.__main__ import main
 from spikesparse.errors import UserError
+from spikesparse.files.paths import CONFIGS
 from spikesparse.nn import SpikingNetwork, SpikingNeuron
-from spikesparse.paths import CONFIGS
 from spikesparse.runs import config_digest, run_name
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here

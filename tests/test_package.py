@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 import spikesparse
-from spikesparse.paths import PACKAGE
+from spikesparse.files.paths import PACKAGE
 
 REPOSITORY = PACKAGE.parents[1]
 SETTLED = [

@@ -21,7 +21,7 @@ from PIL import Image
 
 from spikesparse.__main__ import main
 from spikesparse.errors import UserError
-from spikesparse.locks import FileLock
+from spikesparse.files.locks import FileLock
 from spikesparse.search import close as closing
 from spikesparse.search import figure, testing, worker
 from spikesparse.search.close import close

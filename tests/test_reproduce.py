@@ -360,7 +360,7 @@ def test_exits_of_a_network_are_a_row_without_training_it_again(tiny_plan):
 def test_a_signal_stops_the_training_too(tiny_plan, number):
     from making import is_held
 
-    from spikesparse.locks import FileLock
+    from spikesparse.files.locks import FileLock
 
     command = [sys.executable, str(ROOT / "benchmarks/reproduce.py"), "--plan", str(tiny_plan), "--results", "kept"]
     with subprocess.Popen([*command, "--missing"], stdout=subprocess.PIPE, text=True) as process:

@@ -17,17 +17,18 @@ import numpy as np
 import pytest
 import torch
 
-from spikesparse import saving, whole_files
+from spikesparse import saving
 from spikesparse.__main__ import main
 from spikesparse.data.loading import BatchRows
 from spikesparse.errors import UserError
-from spikesparse.locks import FileLock
+from spikesparse.files import whole_files
+from spikesparse.files.locks import FileLock
+from spikesparse.files.whole_files import replace_file, whole_file
 from spikesparse.module import SpikingClassifier
 from spikesparse.process_state import ProcessState
 from spikesparse.resume import Finished, begin_folder, folder_of_command, gone_on_from, newest, write_identity
 from spikesparse.run_lock import hold, let_go
 from spikesparse.runs import run_name
-from spikesparse.whole_files import replace_file, whole_file
 
 ROOT = Path(__file__).resolve().parents[1]
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
@@ -82,7 +83,7 @@ def test_a_file_takes_its_place_only_once_it_is_on_the_disk(tmp_path, monkeypatc
 WRITER = """
 import sys
 from pathlib import Path
-from spikesparse.whole_files import replace_file
+from spikesparse.files.whole_files import replace_file
 
 path, who, lost = Path("one.txt"), sys.argv[1], 0
 Path(who).touch()
@@ -110,7 +111,7 @@ def test_two_processes_write_one_file_and_lose_nothing(tmp_path):
 def test_what_a_killed_process_left_half_written_is_removed_and_what_another_writes_is_not(tmp_path):
     path = tmp_path / "a[1].ckpt"
     code = (
-        "import sys, os, signal, pathlib, spikesparse.whole_files as files\n"
+        "import sys, os, signal, pathlib, spikesparse.files.whole_files as files\n"
         "with files.whole_file(pathlib.Path(sys.argv[1])) as file:\n"
         "    file.write(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -301,7 +302,7 @@ def test_a_forked_process_holds_nothing(tmp_path):
     """As a loader's workers, some of which live on for seconds after a run that was killed."""
     script = (
         "import os, pathlib, time\n"
-        "from spikesparse.locks import FileLock\n"
+        "from spikesparse.files.locks import FileLock\n"
         "from spikesparse.run_lock import hold, let_go\n"
         "hold(pathlib.Path('seed0'))\n"
         "told, tell = os.pipe()\n"

@@ -23,7 +23,7 @@ from spikesparse.__main__ import main
 from spikesparse.bill_files import read_rows
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
-from spikesparse.paths import CONFIGS
+from spikesparse.files.paths import CONFIGS
 from spikesparse.runs import changes_settings, refuse_blocked, run_name, with_checkpoint_settings, without_shown
 from spikesparse.summary import load_result
 from spikesparse.train import _compare_command

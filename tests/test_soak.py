@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spikesparse.paths import PACKAGE
+from spikesparse.files.paths import PACKAGE
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -8,8 +8,8 @@ import yaml
 
 from spikesparse.__main__ import main
 from spikesparse.errors import UserError
+from spikesparse.files.safe_yaml import load_yaml
 from spikesparse.report.runs import read_run
-from spikesparse.yaml_files import load_yaml
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spikesparse import __version__
-from spikesparse.whole_files import replace_file
+from spikesparse.files.whole_files import replace_file
 
 Counts = dict[str, dict[str, float]]  # network -> count -> value
 HERE = Path(__file__).parent

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from spikesparse.errors import UserError
-from spikesparse.names import printable
+from spikesparse.files.names import printable
 from spikesparse.peers import is_first_process, lost_peer, watch_parent
 from spikesparse.quiet import quiet
 from spikesparse.run_lock import lacks_folder, let_go, vanished_folder

@@ -11,10 +11,10 @@ from typing import Any
 from rich.table import Table
 
 from spikesparse.errors import UserError
+from spikesparse.files.names import printable
+from spikesparse.files.whole_files import replace_file
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.bill import DEFINITIONS
-from spikesparse.names import printable
-from spikesparse.whole_files import replace_file
 
 CSV, JSON = "bill.csv", "bill.json"
 

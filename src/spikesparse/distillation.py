@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikesparse.checkpoints import check_state_dict, read_checkpoint, settings_of
 from spikesparse.errors import UserError
+from spikesparse.files.checkpoint import check_state_dict, read_checkpoint, settings_of
 from spikesparse.load import build_network
 from spikesparse.same_data import check_same_input
 from spikesparse.settings_errors import SettingsErrors

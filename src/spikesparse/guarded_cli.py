@@ -12,19 +12,19 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from spikesparse.bolts import load_bolts
 from spikesparse.data import CIFAR10DataModule
+from spikesparse.files.paths import CONFIGS
+from spikesparse.files.safe_yaml import checked_parser
 from spikesparse.imports import check_settings, limited_imports, split_allowed
 from spikesparse.load import refuse_linked
 from spikesparse.loggers import LoggersFailForThemselves
 from spikesparse.memory import check_memory
 from spikesparse.module import SpikingClassifier
-from spikesparse.paths import CONFIGS
 from spikesparse.peers import check_nodes, is_first_process
 from spikesparse.runs import RunConfig, named_settings, with_checkpoint_settings
 from spikesparse.saving import WholeFileIO
 from spikesparse.settings_errors import Refused, SettingsErrors
 from spikesparse.trainer_flags import read_counts_as_counts
 from spikesparse.unread import unread_flags
-from spikesparse.yaml_files import checked_parser
 
 
 class GuardedCLI(LightningCLI):

@@ -33,7 +33,8 @@ def load_run(
     Raises:
         UserError: if the folder holds no such run, or a class of its own may not or cannot be imported from here.
     """
-    from spikesparse.checkpoints import check_state_dict, chosen_checkpoint, read_checkpoint, settings_of
+    from spikesparse.files.checkpoint import check_state_dict, read_checkpoint, settings_of
+    from spikesparse.files.run_folder import chosen_checkpoint
     from spikesparse.module import SpikingClassifier
 
     folder = Path(run_folder)
@@ -73,10 +74,10 @@ def _built(
     from jsonargparse import ArgumentError, ArgumentParser
 
     from spikesparse.data import CIFAR10DataModule
+    from spikesparse.files.safe_yaml import checked_parser
     from spikesparse.imports import check_settings, limited_imports
     from spikesparse.own import unusable_part
     from spikesparse.settings_errors import SettingsErrors, plainly
-    from spikesparse.yaml_files import checked_parser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(module, "model", instantiate=instantiate)
@@ -98,10 +99,10 @@ def build_network(
     """A network, untrained, from its class path and arguments as a checkpoint's settings keep them."""
     from jsonargparse import ArgumentError, ArgumentParser
 
+    from spikesparse.files.safe_yaml import checked_parser
     from spikesparse.imports import check_settings, limited_imports
     from spikesparse.nn import SpikingNetwork
     from spikesparse.own import unusable_part
-    from spikesparse.yaml_files import checked_parser
 
     filled_in = {"timesteps": timesteps, "num_classes": num_classes, "input_shape": list(input_shape)}
     parser = ArgumentParser(exit_on_error=False)
@@ -125,9 +126,9 @@ def build_encoder(encoder: Any) -> Encoder:
     from jsonargparse import ArgumentError, ArgumentParser
 
     from spikesparse.encoding import Encoder, make_encoder
+    from spikesparse.files.safe_yaml import checked_parser
     from spikesparse.imports import check_settings, limited_imports
     from spikesparse.own import unusable_part
-    from spikesparse.yaml_files import checked_parser
 
     settings = {"data": {"encoder": encoder}}
     parser = ArgumentParser(exit_on_error=False)

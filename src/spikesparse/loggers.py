@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from spikesparse.closing import warn_of
+from spikesparse.files.closing import warn_of
 
 
 class LoggersFailForThemselves(Callback):

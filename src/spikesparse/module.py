@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikesparse.callbacks import SilentLayers, TrainingTime
-from spikesparse.checkpoints import check_state_dict, read_checkpoint
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.data.loading import Batch
 from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.early_exit import EarlyExit
 from spikesparse.errors import UserError, choose, path_of
+from spikesparse.files.checkpoint import check_state_dict, read_checkpoint
 from spikesparse.interruption import Interruption
 from spikesparse.load import arguments_of
 from spikesparse.metrics import EnergyConstants, SpikeBill

@@ -11,10 +11,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from spikesparse.closing import Closing
 from spikesparse.errors import UserError
-from spikesparse.names import printable
-from spikesparse.whole_files import replace_file
+from spikesparse.files.closing import Closing
+from spikesparse.files.names import printable
+from spikesparse.files.whole_files import replace_file
 
 COLUMNS = ("index", "label", "predicted", "confidence", "spikes", "steps")
 

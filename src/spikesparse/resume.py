@@ -9,14 +9,15 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from spikesparse.checkpoints import CHOICES, read_checkpoint
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.errors import UserError
+from spikesparse.files.checkpoint import CHOICES, read_checkpoint
+from spikesparse.files.run_folder import folder_of_checkpoint
+from spikesparse.files.whole_files import replace_file
 from spikesparse.peers import is_first_process
 from spikesparse.run_lock import hold
-from spikesparse.runs import config_digest, file_digests, flag_value, folder_of_checkpoint, run_name, set_aside
+from spikesparse.runs import config_digest, file_digests, flag_value, run_name, set_aside
 from spikesparse.saving import LAST, PREVIOUS, STEP
-from spikesparse.whole_files import replace_file
 
 RUN = "run.json"  # which command made a run folder, and whether its training is over
 

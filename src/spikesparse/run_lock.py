@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from spikesparse.errors import UserError
-from spikesparse.locks import FileLock
+from spikesparse.files.locks import FileLock
 
 _held: FileLock | None = None
 _folder: Path | None = None  # that this process trains in, also where no lock could be had

@@ -15,12 +15,13 @@ import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
-from spikesparse.checkpoints import CHOICES, read_checkpoint
 from spikesparse.errors import UserError
+from spikesparse.files.checkpoint import CHOICES, read_checkpoint
+from spikesparse.files.paths import CONFIGS
+from spikesparse.files.run_folder import folder_of_checkpoint, trained_precision
+from spikesparse.files.safe_yaml import load_value, load_yaml, read_yaml
 from spikesparse.own import own_files
-from spikesparse.paths import CONFIGS
 from spikesparse.settings import BUDGETS, flat
-from spikesparse.yaml_files import load_value, load_yaml, read_yaml
 
 # Settings that change what is shown and written, and how images are fetched: no bit of the weights hangs on them.
 _SHOWN = (
@@ -134,12 +135,6 @@ def run_name(args: list[str], earlier: bool = False) -> str:
 def changes_settings(command: list[str]) -> bool:
     """Whether a command line of ``test``, with its first word, gives a checkpoint other settings than its own."""
     return any(not _NOT_AN_OVERRIDE.match(f) and not _WHERE.match(f) for f, _ in _settings(command))
-
-
-def folder_of_checkpoint(path: str | None) -> Path | None:
-    """The run folder that a checkpoint lies in, if it lies in one."""
-    folder = Path(path).parent if path else None
-    return folder.parent if folder is not None and folder.name == "checkpoints" else None
 
 
 def refuse_spawning(strategy: Any) -> None:
@@ -307,20 +302,6 @@ def with_checkpoint_settings(args: list[str]) -> list[str]:
     if precision is not None:
         settings = {**settings, "trainer": {"precision": precision}}
     return [args[0], "--config", yaml.safe_dump(settings), *args[1:]]
-
-
-def trainer_settings(folder: Path) -> dict[str, Any]:
-    """``--trainer`` of a run's training, from its config.yaml; empty if that does not say."""
-    path = folder / "config.yaml"
-    config = read_yaml(path, str(path)) if path.is_file() else None
-    trainer = config.get("trainer") if isinstance(config, dict) else None
-    return trainer if isinstance(trainer, dict) else {}
-
-
-def trained_precision(folder: Path) -> str | None:
-    """``--trainer.precision`` of a run's training; None if that is not known."""
-    precision = trainer_settings(folder).get("precision")
-    return str(precision) if isinstance(precision, str | int) else None
 
 
 class RunConfig(SaveConfigCallback):

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from spikesparse import __version__
 from spikesparse.errors import UserError
-from spikesparse.whole_files import replace_file
+from spikesparse.files.whole_files import replace_file
 
 
 @dataclass(frozen=True)

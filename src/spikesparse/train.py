@@ -11,11 +11,11 @@ from spikesparse.bill_files import JSON as BILL_JSON
 from spikesparse.bill_files import bill_table, read_rows, write_bill
 from spikesparse.callbacks import TrainingTime
 from spikesparse.cli import SpikeCLI
-from spikesparse.closing import Closing
 from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
+from spikesparse.files.closing import Closing
+from spikesparse.files.paths import CONFIGS
 from spikesparse.most_used import most_used_at_the_end
-from spikesparse.paths import CONFIGS
 from spikesparse.peers import is_first_process
 from spikesparse.resume import RUN, Finished, NothingToTrain, write_identity
 from spikesparse.runs import (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spikesparse.errors import UserError
-from spikesparse.names import printable
+from spikesparse.files.names import printable
 
 _LONGEST_NAME = 1020  # four for each byte of a file's name, if all of them are escaped
 UInt8 = npt.NDArray[np.uint8]

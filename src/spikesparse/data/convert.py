@@ -11,7 +11,7 @@ import torch
 from spikesparse.data.arrays import Dataset
 from spikesparse.data.sources import load_folder
 from spikesparse.errors import UserError
-from spikesparse.whole_files import whole_file
+from spikesparse.files.whole_files import whole_file
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)  # of its 50,000 training images, pixels in [0, 1]

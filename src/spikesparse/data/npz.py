@@ -11,9 +11,9 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from spikesparse.archives import check_entries
 from spikesparse.data.limits import check_growth
 from spikesparse.errors import UserError
+from spikesparse.files.archives import check_entries
 
 _MOST_HEADER = 10_000  # bytes; numpy's own limit
 _MOST_NAMES = 16 << 20  # bytes of class names

@@ -21,7 +21,7 @@ from spikesparse.data.arrays import Dataset, Images, to_dataset, to_images
 from spikesparse.data.limits import MOST_PIXELS, check_growth, size_of
 from spikesparse.data.npz import Array, read_npz
 from spikesparse.errors import UserError, choose
-from spikesparse.yaml_files import check_regular
+from spikesparse.files.safe_yaml import check_regular
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")

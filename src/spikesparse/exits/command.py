@@ -10,23 +10,22 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 from rich.table import Table
 
-from spikesparse.checkpoints import chosen_checkpoint
-from spikesparse.closing import Closing
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.early_exit import MEASURES, EarlyExit
 from spikesparse.errors import UserError
 from spikesparse.exits.curve import ExitCurve, Exits
 from spikesparse.exits.figure import draw
+from spikesparse.files.closing import Closing
+from spikesparse.files.run_folder import chosen_checkpoint, trained_precision
+from spikesparse.files.whole_files import replace_file
 from spikesparse.imports import split_allowed
 from spikesparse.load import load_run
 from spikesparse.memory import check_memory
 from spikesparse.nonfinite_guard import NonFiniteGuard
-from spikesparse.runs import trained_precision
 from spikesparse.settings_errors import SettingsErrors
 from spikesparse.sparsity.asked import check_fraction, told_by
 from spikesparse.sparsity.budget import COUNTED
 from spikesparse.summary import console
-from spikesparse.whole_files import replace_file
 
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 CSV, PNG = "exits_val.csv", "exits_val.png"

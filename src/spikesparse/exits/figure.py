@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from spikesparse.exits.curve import Exits
-from spikesparse.whole_files import whole_file
+from spikesparse.files.whole_files import whole_file
 
 
 def draw(rows: list[Exits], sought: list[Exits], path: Path) -> None:

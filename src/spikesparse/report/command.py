@@ -10,11 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 from spikesparse import __version__
-from spikesparse.closing import Closing
 from spikesparse.errors import UserError
+from spikesparse.files.closing import Closing
+from spikesparse.files.whole_files import replace_file
 from spikesparse.report.plots import Drawn, drawn
 from spikesparse.report.runs import find_runs, read_run
-from spikesparse.whole_files import replace_file
 
 
 def main(args: list[str]) -> None:

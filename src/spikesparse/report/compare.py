@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from spikesparse.paths import CONFIGS
+from spikesparse.files.paths import CONFIGS
+from spikesparse.files.safe_yaml import read_yaml
 from spikesparse.report.runs import Run
 from spikesparse.settings import flat
-from spikesparse.yaml_files import read_yaml
 
 # Where a run was written, what it went on from and what it printed: not what it is.
 _NO_MATTER = (

@@ -21,8 +21,8 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spikesparse.errors import UserError
+from spikesparse.files.safe_yaml import check_regular, load_yaml
 from spikesparse.settings import BUDGETS, flat
-from spikesparse.yaml_files import check_regular, load_yaml
 
 _SEED = re.compile(r"seed(\d+)")
 _EVENTS = "events.out.tfevents.*"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from optuna.study import Study
 
-from spikesparse.closing import Closing
-from spikesparse.locks import FileLock
+from spikesparse.files.closing import Closing
+from spikesparse.files.locks import FileLock
 from spikesparse.search.figure import write_figure
 from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
 from spikesparse.search.plan import Plan

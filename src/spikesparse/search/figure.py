@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from spikesparse.files.whole_files import whole_file
 from spikesparse.search.published import ALLRED, SORBARO, SORBARO_FIRST_LAYER
-from spikesparse.whole_files import whole_file
 
 Row = dict[str, Any]
 _OURS, _TWIN, _FAINT, _ALLRED, _SORBARO = "#1f6feb", "#d1495b", "#b3b8c0", "#b26a00", "#3d8b5f"

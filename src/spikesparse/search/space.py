@@ -11,10 +11,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from spikesparse.errors import UserError
+from spikesparse.files.paths import CONFIGS
+from spikesparse.files.safe_yaml import read_yaml
 from spikesparse.imports import FLAG
-from spikesparse.paths import CONFIGS
 from spikesparse.settings import BUDGETS
-from spikesparse.yaml_files import read_yaml
 
 DEFAULT = CONFIGS / "search" / "default.yaml"
 LAMBDA, BUDGET = "sparsity.end_value", "budget.target"  # how sparse; the other way round, by what may be spent

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from spikesparse.errors import UserError
-from spikesparse.locks import FileLock
+from spikesparse.files.locks import FileLock
 from spikesparse.runs import without_shown
 from spikesparse.search.plan import Plan
 

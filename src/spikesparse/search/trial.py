@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spikesparse.checkpoints import chosen_checkpoint, read_checkpoint
 from spikesparse.errors import UserError
-from spikesparse.locks import FileLock
+from spikesparse.files.checkpoint import read_checkpoint
+from spikesparse.files.locks import FileLock
+from spikesparse.files.run_folder import chosen_checkpoint
 from spikesparse.resume import folder_of_command, newest
 from spikesparse.runs import run_name
 

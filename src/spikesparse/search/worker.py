@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from spikesparse.errors import UserError
-from spikesparse.locks import FileLock
+from spikesparse.files.locks import FileLock
 from spikesparse.search.plan import Plan
 from spikesparse.search.space import BUDGET, LAMBDA
 from spikesparse.search.study import STARTED, hand_back, origin, take_up_lost_trials

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from spikesparse.errors import UserError
-from spikesparse.yaml_keys import KeyCheck, NoValue
+from spikesparse.files.yaml_keys import KeyCheck, NoValue
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 24  # base.yaml has 6; the parser needs a dozen frames of Python's stack for each

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from spikesparse.errors import UserError
-from spikesparse.names import printable
+from spikesparse.files.names import printable
 
 
 class Closing:
