@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spikesparse.ops import backends, cpu
+from spikesparse.ops import backends, compiled, cpu
 
 pytestmark = pytest.mark.skipif(
     backends._unavailable("cpu") is not None, reason=f"no C++ kernels: {backends._unavailable('cpu')}"
@@ -133,7 +133,7 @@ def planted(machine, kind):
     library = machine.fallback / name
     machine.fallback.mkdir(mode=0o700)
     other = machine.compiled + b"planted"
-    for path in (library, library.with_name(cpu._file_name(name.rsplit("-", 1)[0], other))):
+    for path in (library, library.with_name(compiled._file_name(name.rsplit("-", 1)[0], other))):
         path.write_bytes(other)
         path.chmod(0o700)
         if kind == "link":
