@@ -18,10 +18,10 @@ from torch import nn
 
 from float64_run import network, save_images, train
 from spikesparse import CIFAR10DataModule, SpikingClassifier, SpikingVGG
-from spikesparse.early_exit import EarlyExit
 from spikesparse.errors import UserError
 from spikesparse.metrics import Energy, SpikeRate, SynapticOperations
 from spikesparse.nn import LIF, LayerSizes, SpikeTally
+from spikesparse.nn.early_exit import EarlyExit
 from spikesparse.quiet import quiet
 from spikesparse.sync_batchnorm import SharedStatistics
 

@@ -234,9 +234,9 @@ def test_early_exits_are_found_where_the_trainer_took_the_module_off_the_device(
     from pytorch_lightning import Trainer
 
     from spikesparse import CIFAR10DataModule, SpikingVGG
-    from spikesparse.early_exit import EarlyExit
     from spikesparse.exits.curve import ExitCurve
     from spikesparse.metrics import EnergyConstants
+    from spikesparse.nn.early_exit import EarlyExit
 
     data = CIFAR10DataModule(source="digits", timesteps=2)
     net = SpikingVGG("8-P", input_shape=data.input_shape, timesteps=2)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spikesparse.data import CIFAR10DataModule as CIFAR10DataModule
     from spikesparse.distillation import Distillation as Distillation
-    from spikesparse.early_exit import EarlyExit as EarlyExit
     from spikesparse.encoding import DirectEncoder as DirectEncoder
     from spikesparse.encoding import Encoder as Encoder
     from spikesparse.encoding import PoissonEncoder as PoissonEncoder
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from spikesparse.nn import SpikingOutput as SpikingOutput
     from spikesparse.nn import SpikingStack as SpikingStack
     from spikesparse.nn import SpikingVGG as SpikingVGG
+    from spikesparse.nn.early_exit import EarlyExit as EarlyExit
     from spikesparse.sparsity import SparsityAnnealing as SparsityAnnealing
     from spikesparse.sparsity import SpikeBudget as SpikeBudget
     from spikesparse.sparsity import SpikePenalty as SpikePenalty
@@ -37,7 +37,7 @@ _PUBLIC = {
     "CIFAR10DataModule": "data",
     "DirectEncoder": "encoding",
     "Distillation": "distillation",
-    "EarlyExit": "early_exit",
+    "EarlyExit": "nn.early_exit",
     "Encoder": "encoding",
     "Energy": "metrics",
     "IF": "nn",

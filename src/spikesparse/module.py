@@ -19,7 +19,6 @@ from spikesparse.callbacks import SilentLayers, TrainingTime
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.data.loading import Batch
 from spikesparse.distillation import Distillation, load_teacher, logits_of
-from spikesparse.early_exit import EarlyExit
 from spikesparse.errors import UserError, choose, path_of
 from spikesparse.files.checkpoint import check_state_dict, read_checkpoint
 from spikesparse.interruption import Interruption
@@ -27,6 +26,7 @@ from spikesparse.load import arguments_of
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import SpikingNetwork, SpikingOutput
+from spikesparse.nn.early_exit import EarlyExit
 from spikesparse.nn.hooks import hooked
 from spikesparse.nn.network import output_of, takes
 from spikesparse.nonfinite_guard import NonFiniteGuard

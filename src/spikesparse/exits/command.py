@@ -11,7 +11,6 @@ from pytorch_lightning import Trainer
 from rich.table import Table
 
 from spikesparse.data import CIFAR10DataModule
-from spikesparse.early_exit import MEASURES, EarlyExit
 from spikesparse.errors import UserError
 from spikesparse.exits.curve import ExitCurve, Exits
 from spikesparse.exits.figure import draw
@@ -21,6 +20,7 @@ from spikesparse.files.whole_files import replace_file
 from spikesparse.imports import split_allowed
 from spikesparse.load import load_run
 from spikesparse.memory import check_memory
+from spikesparse.nn.early_exit import MEASURES, EarlyExit
 from spikesparse.nonfinite_guard import NonFiniteGuard
 from spikesparse.settings_errors import SettingsErrors
 from spikesparse.sparsity.asked import check_fraction, told_by

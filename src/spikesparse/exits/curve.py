@@ -9,11 +9,11 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from spikesparse.data.loading import Batch
-from spikesparse.early_exit import EarlyExit, confidence_of, stopped_after
 from spikesparse.errors import UserError
 from spikesparse.exits.search import ExitSearch, chance_of_right
 from spikesparse.metrics import EnergyConstants, SpikeCounts
 from spikesparse.nn import SpikeTally, SpikingNetwork
+from spikesparse.nn.early_exit import EarlyExit, confidence_of, stopped_after
 from spikesparse.nn.network import output_of, takes
 
 
