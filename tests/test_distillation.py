@@ -129,7 +129,7 @@ def by_path(path, **init_args):
     [
         ("poisson", "direct", False),
         (by_path(POISSON, signed=True), "direct", False),
-        (by_path("spikesparse.encoding.DirectEncoder"), "direct", True),
+        (by_path("spikesparse.data.encoding.DirectEncoder"), "direct", True),
         ("direct", by_path("spikesparse.DirectEncoder"), True),
         (by_path(POISSON), "poisson", True),
         ("poisson", by_path(POISSON, signed=True, gain=1.0), True),

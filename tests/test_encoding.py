@@ -9,9 +9,9 @@ from PIL import Image
 
 from spikesparse import CIFAR10DataModule, DirectEncoder, PoissonEncoder
 from spikesparse.data import Batch
-from spikesparse.encoding import make_encoder
+from spikesparse.data.encoding import make_encoder
+from spikesparse.data.philox import POISSON, uniform
 from spikesparse.errors import UserError
-from spikesparse.philox import POISSON, uniform
 
 INDEX = torch.tensor([4, 0, 9])
 SIGNED = torch.rand((3, 2, 3, 2), generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from spikesparse import CIFAR10DataModule
 from spikesparse.data.arrays import Images
 from spikesparse.data.loading import BatchRows, IndexedImages, batch_loader
+from spikesparse.data.philox import SHUFFLE, permutation
 from spikesparse.errors import UserError
-from spikesparse.philox import SHUFFLE, permutation
 
 
 def batches(size, batch_size, training, drop_last=False, shuffle=True, seed=0, world=1, rank=0, epoch=0):

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from spikesparse.philox import AUGMENT, POISSON, SHUFFLE, SPLIT, permutation, philox, uniform, words
+from spikesparse.data.philox import AUGMENT, POISSON, SHUFFLE, SPLIT, permutation, philox, uniform, words
 
 # Known answers of philox4x32-10 from Random123's kat_vectors: counter, key, result.
 KNOWN = [

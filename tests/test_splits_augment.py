@@ -7,9 +7,9 @@ import torch
 from spikesparse import CIFAR10DataModule
 from spikesparse.data.augment import augmentation_draws, crop_and_flip, cut_out
 from spikesparse.data.loading import Batch
+from spikesparse.data.philox import AUGMENT, words
 from spikesparse.data.splits import stratified_split
 from spikesparse.errors import UserError
-from spikesparse.philox import AUGMENT, words
 
 
 def labels_of(counts):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spikesparse.data import CIFAR10DataModule as CIFAR10DataModule
+    from spikesparse.data.encoding import DirectEncoder as DirectEncoder
+    from spikesparse.data.encoding import Encoder as Encoder
+    from spikesparse.data.encoding import PoissonEncoder as PoissonEncoder
     from spikesparse.distillation import Distillation as Distillation
-    from spikesparse.encoding import DirectEncoder as DirectEncoder
-    from spikesparse.encoding import Encoder as Encoder
-    from spikesparse.encoding import PoissonEncoder as PoissonEncoder
     from spikesparse.load import load_run as load_run
     from spikesparse.lr_schedulers import LinearWarmupCosineAnnealingLR as LinearWarmupCosineAnnealingLR
     from spikesparse.metrics import Energy as Energy
@@ -35,15 +35,15 @@ __version__ = "0.1.0"
 # Public name -> module. Imported at first use, so that `spikesparse --version` need not wait for torch.
 _PUBLIC = {
     "CIFAR10DataModule": "data",
-    "DirectEncoder": "encoding",
+    "DirectEncoder": "data.encoding",
     "Distillation": "distillation",
     "EarlyExit": "nn.early_exit",
-    "Encoder": "encoding",
+    "Encoder": "data.encoding",
     "Energy": "metrics",
     "IF": "nn",
     "LIF": "nn",
     "LinearWarmupCosineAnnealingLR": "lr_schedulers",
-    "PoissonEncoder": "encoding",
+    "PoissonEncoder": "data.encoding",
     "SparsityAnnealing": "sparsity",
     "SpikeBudget": "sparsity",
     "SpikePenalty": "sparsity",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from spikesparse.data import CIFAR10DataModule
-    from spikesparse.encoding import Encoder
+    from spikesparse.data.encoding import Encoder
     from spikesparse.module import SpikingClassifier
     from spikesparse.nn import SpikingNetwork
 
@@ -125,7 +125,7 @@ def build_encoder(encoder: Any) -> Encoder:
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from spikesparse.encoding import Encoder, make_encoder
+    from spikesparse.data.encoding import Encoder, make_encoder
     from spikesparse.files.safe_yaml import checked_parser
     from spikesparse.imports import check_settings, limited_imports
     from spikesparse.own import unusable_part

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from spikesparse.data.encoding import PoissonEncoder
 from spikesparse.data.module import CIFAR_STATISTICS
-from spikesparse.encoding import PoissonEncoder
 from spikesparse.errors import UserError
 from spikesparse.nn.network import SpikingStack
 

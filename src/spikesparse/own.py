@@ -38,7 +38,7 @@ def _is_module(thing: Any) -> bool:
 
 
 def _is_encoder(thing: Any) -> bool:
-    from spikesparse.encoding import Encoder
+    from spikesparse.data.encoding import Encoder
 
     return isinstance(thing, type) and issubclass(thing, Encoder)
 

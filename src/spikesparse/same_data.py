@@ -11,32 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikesparse.data.same_images import check_same_images
 from spikesparse.errors import UserError
 
 if TYPE_CHECKING:
     from spikesparse.data import CIFAR10DataModule
-
-#: Sources that are one set of images each; npz files and folders may hold any.
-FIXED_SOURCES = ("cifar10", "cifar100", "digits")
-
-
-def check_same_images(settings: dict[str, Any], data: Any, named: str) -> None:
-    """Refuse a checkpoint of other images, as far as their source tells.
-
-    Args:
-        settings: the checkpoint's, of its data.
-        data: module of what it is compared with; one of another kind, or None, tells nothing.
-        named: what the user called it by.
-
-    Raises:
-        UserError: naming both sources.
-    """
-    theirs, ours = settings.get("source"), getattr(data, "source", None)
-    if theirs != ours and theirs in FIXED_SOURCES and ours in FIXED_SOURCES:
-        raise UserError(
-            f"{named}: that network was trained on {theirs}; here it is --data.source={ours}. Name a checkpoint "
-            "of the same images."
-        )
 
 
 def check_same_input(settings: dict[str, Any], data: CIFAR10DataModule, named: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spikesparse.philox import AUGMENT, words
+from spikesparse.data.philox import AUGMENT, words
 
 
 def augmentation_draws(seed: int, epoch: int, index: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from spikesparse.data.arrays import Images
-from spikesparse.philox import SHUFFLE, permutation
+from spikesparse.data.philox import SHUFFLE, permutation
 
 
 class Batch(NamedTuple):

@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader
 
 from spikesparse.data.arrays import Dataset, Images, to_images
 from spikesparse.data.augment import augmentation_draws, crop_and_flip, cut_out
+from spikesparse.data.encoding import Encoder, make_encoder
 from spikesparse.data.loading import Batch, BatchRows, IndexedImages, batch_loader
+from spikesparse.data.philox import SHUFFLE, permutation
 from spikesparse.data.sources import SOURCES, image_files, load_source, stack_images
 from spikesparse.data.splits import stratified_split
-from spikesparse.encoding import Encoder, make_encoder
 from spikesparse.errors import UserError, choose
-from spikesparse.philox import SHUFFLE, permutation
 
 # Per-channel mean and standard deviation of the training pixels in [0, 1].
 CIFAR_STATISTICS = {

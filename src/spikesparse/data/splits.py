@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from spikesparse.data.philox import SPLIT, words
 from spikesparse.errors import UserError
-from spikesparse.philox import SPLIT, words
 
 
 def stratified_split(

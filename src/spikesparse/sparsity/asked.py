@@ -72,8 +72,8 @@ def told_by(path: str, tag: str, data: Any, flag: str = "--budget.baseline") -> 
     Raises:
         UserError: if there is none, it does not tell, or it was measured on other images.
     """
+    from spikesparse.data.same_images import check_same_images
     from spikesparse.files.checkpoint import read_checkpoint  # not above: it imports this package
-    from spikesparse.same_data import check_same_images
 
     checkpoint = read_checkpoint(path, flag)
     check_same_images((checkpoint.get("settings") or {}).get("data") or {}, data, f"{flag}={path}")
