@@ -20,7 +20,7 @@ from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import chosen_checkpoint
 from spikesparse.files.safe_yaml import read_yaml
 from spikesparse.report.runs import read_run
-from spikesparse.runs import run_name
+from spikesparse.settings.command_line import run_name
 
 GRACE = 20  # seconds that a run has to close its files when the time is over
 LOOK = 0.5  # seconds between two looks at whether it is

@@ -21,7 +21,7 @@ from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.report.runs import read_run
-from spikesparse.runs import asks_for_no_penalty, run_name
+from spikesparse.settings.command_line import asks_for_no_penalty, run_name
 from spikesparse.sparsity.control import LARGEST, LEAST, adapted, moved, step_by_accuracy, step_by_count
 from spikesparse.sparsity.weight import in_force
 from spikesparse.train import twin_args

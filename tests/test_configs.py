@@ -7,9 +7,9 @@ import torch
 import yaml
 
 from spikesparse import SpikingClassifier, SpikingVGG
-from spikesparse.bolts import load_bolts
 from spikesparse.cli import SpikeCLI
 from spikesparse.files.paths import CONFIGS
+from spikesparse.settings.bolts import load_bolts
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

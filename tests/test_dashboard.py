@@ -28,7 +28,7 @@ from spikesparse.dashboard.callback import takes_pictures
 from spikesparse.dashboard.hparams import flat_settings
 from spikesparse.dashboard.pictures import as_array, input_and_encoding, layer_by_time, raster, where_spikes_fall
 from spikesparse.errors import UserError
-from spikesparse.runs import run_name
+from spikesparse.settings.command_line import run_name
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 ROOT = Path(__file__).resolve().parents[1]

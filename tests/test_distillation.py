@@ -12,8 +12,8 @@ from spikesparse import CIFAR10DataModule, SpikingVGG, load_run
 from spikesparse.__main__ import main
 from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.errors import UserError
-from spikesparse.imports import limited_imports
-from spikesparse.load import build_encoder
+from spikesparse.settings.build import build_encoder
+from spikesparse.settings.parser import limited_imports
 from spikesparse.sparsity.asked import told_by
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here

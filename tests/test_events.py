@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from spikesparse.__main__ import main
 from spikesparse.module import SpikingClassifier
 from spikesparse.report.runs import read_run
-from spikesparse.runs import run_name
+from spikesparse.settings.command_line import run_name
 
 KINDS = {"scalars": "Scalars", "images": "Images", "histograms": "Histograms", "tensors": "Tensors"}
 SITTINGS = ("scalars", "schedule/global_batch_size")  # is said at the start of each

@@ -17,7 +17,7 @@ import yaml
 from spikesparse.__main__ import main, say_no_trace
 from spikesparse.files.checkpoint import read_checkpoint
 from spikesparse.module import SpikingClassifier
-from spikesparse.runs import run_name
+from spikesparse.settings.command_line import run_name
 
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

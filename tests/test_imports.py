@@ -14,8 +14,9 @@ from spikesparse import CIFAR10DataModule, EarlyExit, SpikingClassifier, load_ru
 from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
-from spikesparse.imports import as_flags, check_path, limited_imports, split_allowed
-from spikesparse.runs import named_settings, run_name
+from spikesparse.settings.class_paths import as_flags, check_path, split_allowed
+from spikesparse.settings.command_line import named_settings, run_name
+from spikesparse.settings.parser import limited_imports
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 CODE = """

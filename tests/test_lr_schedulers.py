@@ -7,9 +7,9 @@ import warnings
 import pytest
 import torch
 
-from spikesparse.bolts import load_bolts
 from spikesparse.errors import UserError
 from spikesparse.lr_schedulers import LinearWarmupCosineAnnealingLR
+from spikesparse.settings.bolts import load_bolts
 
 LR = 0.1
 

@@ -20,7 +20,7 @@ from spikesparse.errors import UserError
 from spikesparse.files import closing
 from spikesparse.files.names import printable
 from spikesparse.files.whole_files import replace_file
-from spikesparse.runs import run_name
+from spikesparse.settings.command_line import run_name
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

@@ -15,7 +15,7 @@ from spikesparse.__main__ import main
 from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.nn import SpikingNetwork, SpikingNeuron
-from spikesparse.runs import config_digest, run_name
+from spikesparse.settings.command_line import config_digest, run_name
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

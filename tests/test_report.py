@@ -20,7 +20,7 @@ from spikesparse.report.plots import BARS, CURVES, drawn, layers
 from spikesparse.report.png import write_pngs
 from spikesparse.report.results import results
 from spikesparse.report.runs import find_runs, read_run
-from spikesparse.settings import flat
+from spikesparse.settings.plain import flat
 
 EPOCHS, MINUS = 4, "\N{MINUS SIGN}"
 CHARTS = {curve.name for curve in CURVES} | {"layers_spikes", "layers_synops", "pareto"}

@@ -28,7 +28,7 @@ from spikesparse.module import SpikingClassifier
 from spikesparse.process_state import ProcessState
 from spikesparse.resume import Finished, begin_folder, folder_of_command, gone_on_from, newest, write_identity
 from spikesparse.run_lock import hold, let_go
-from spikesparse.runs import run_name
+from spikesparse.settings.command_line import run_name
 
 ROOT = Path(__file__).resolve().parents[1]
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here

@@ -24,10 +24,11 @@ from spikesparse.bill_files import read_rows
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
-from spikesparse.runs import changes_settings, refuse_blocked, run_name, with_checkpoint_settings, without_shown
+from spikesparse.runs import refuse_blocked
+from spikesparse.settings.command_line import changes_settings, run_name, with_checkpoint_settings, without_shown
+from spikesparse.settings.parser import COUNTS_OR_SHARES
 from spikesparse.summary import load_result
 from spikesparse.train import _compare_command
-from spikesparse.trainer_flags import COUNTS_OR_SHARES
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

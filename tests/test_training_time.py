@@ -13,7 +13,7 @@ from spikesparse.callbacks import TrainingTime
 from spikesparse.module import SpikingClassifier
 from spikesparse.process_state import ProcessState
 from spikesparse.report.runs import read_run
-from spikesparse.runs import run_name
+from spikesparse.settings.command_line import run_name
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 HOUR = 3600.0

@@ -193,8 +193,9 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-    from spikesparse.imports import limited_imports, split_allowed
     from spikesparse.ops.backends import named_backend
+    from spikesparse.settings.class_paths import split_allowed
+    from spikesparse.settings.parser import limited_imports
 
     named_backend()  # refused now rather than in the first step
     allowed = split_allowed(args)[1]
@@ -218,10 +219,10 @@ def _run_limited(command: Callable[[list[str]], object], args: list[str]) -> Non
     try:
         command(args[1:])
     except argparse.ArgumentError as error:  # the parser's own: an unknown flag, a value of the wrong type
-        from spikesparse.imports import split_allowed
-        from spikesparse.own import unusable_part
-        from spikesparse.runs import configs_of
-        from spikesparse.settings_errors import plainly
+        from spikesparse.settings.class_paths import split_allowed
+        from spikesparse.settings.command_line import configs_of
+        from spikesparse.settings.parts import unusable_part
+        from spikesparse.settings.words import plainly
 
         if (unusable := unusable_part(configs_of(split_allowed(args)[0]))) is not None:
             raise unusable from error

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from spikesparse.errors import UserError
 from spikesparse.files.checkpoint import check_state_dict, read_checkpoint, settings_of
-from spikesparse.load import build_network
-from spikesparse.same_data import check_same_input
-from spikesparse.settings_errors import SettingsErrors
+from spikesparse.settings.build import build_network
+from spikesparse.settings.build_errors import SettingsErrors
+from spikesparse.settings.same_data import check_same_input
 
 _FLAG = "--model.distillation.teacher"
 

@@ -10,27 +10,29 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from spikesparse.bolts import load_bolts
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.files.paths import CONFIGS
-from spikesparse.files.safe_yaml import checked_parser
-from spikesparse.imports import check_settings, limited_imports, split_allowed
-from spikesparse.load import refuse_linked
 from spikesparse.loggers import LoggersFailForThemselves
 from spikesparse.memory import check_memory
 from spikesparse.module import SpikingClassifier
 from spikesparse.peers import check_nodes, is_first_process
-from spikesparse.runs import RunConfig, named_settings, with_checkpoint_settings
+from spikesparse.runs import RunConfig
 from spikesparse.saving import WholeFileIO
-from spikesparse.settings_errors import Refused, SettingsErrors
-from spikesparse.trainer_flags import read_counts_as_counts
+from spikesparse.settings.bolts import load_bolts
+from spikesparse.settings.build import refuse_linked
+from spikesparse.settings.build_errors import SettingsErrors
+from spikesparse.settings.class_paths import split_allowed
+from spikesparse.settings.command_line import named_settings, with_checkpoint_settings
+from spikesparse.settings.parser import checked_parser, limited_imports, read_counts_as_counts
+from spikesparse.settings.parts import check_settings
+from spikesparse.settings.words import Refused
 from spikesparse.unread import unread_flags
 
 
 class GuardedCLI(LightningCLI):
     """Layers, from low to high: code, configs/base.yaml, a checkpoint's settings, --config files, flags.
 
-    What these may import is limited; see :mod:`spikesparse.imports`.
+    What these may import is limited; see :mod:`spikesparse.settings.class_paths`.
 
     Args:
         args: the command line.

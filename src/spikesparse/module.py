@@ -31,7 +31,7 @@ from spikesparse.nn.hooks import hooked
 from spikesparse.nn.network import output_of, takes
 from spikesparse.nonfinite_guard import NonFiniteGuard
 from spikesparse.process_state import ProcessState
-from spikesparse.settings_errors import SettingsErrors
+from spikesparse.settings.build_errors import SettingsErrors
 from spikesparse.single_values import refuse_single_values
 from spikesparse.sparsity import Penalty, SpikePenalty
 from spikesparse.sparsity.penalty import penalty_of

@@ -16,8 +16,9 @@ from spikesparse.files.run_folder import folder_of_checkpoint
 from spikesparse.files.whole_files import replace_file
 from spikesparse.peers import is_first_process
 from spikesparse.run_lock import hold
-from spikesparse.runs import config_digest, file_digests, flag_value, run_name, set_aside
+from spikesparse.runs import set_aside
 from spikesparse.saving import LAST, PREVIOUS, STEP
+from spikesparse.settings.command_line import config_digest, file_digests, flag_value, run_name
 
 RUN = "run.json"  # which command made a run folder, and whether its training is over
 

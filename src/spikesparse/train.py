@@ -18,8 +18,8 @@ from spikesparse.files.paths import CONFIGS
 from spikesparse.most_used import most_used_at_the_end
 from spikesparse.peers import is_first_process
 from spikesparse.resume import RUN, Finished, NothingToTrain, write_identity
-from spikesparse.runs import (
-    RunConfig,
+from spikesparse.runs import RunConfig
+from spikesparse.settings.command_line import (
     asks_for_budget,
     asks_for_no_penalty,
     changes_settings,
@@ -28,7 +28,7 @@ from spikesparse.runs import (
     flag_value,
     run_name,
 )
-from spikesparse.settings import BUDGETS
+from spikesparse.settings.plain import BUDGETS
 from spikesparse.sparsity.weight import in_force
 from spikesparse.summary import (
     RunResult,

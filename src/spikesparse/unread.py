@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spikesparse.runs import flag_value
+from spikesparse.settings.command_line import flag_value
 
 #: Flags, and those of which one must have a value that turns their reader on.
 _READ_WITH = (

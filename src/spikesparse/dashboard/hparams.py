@@ -8,7 +8,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
-from spikesparse.settings import flat
+from spikesparse.settings.plain import flat
 
 # What people compare runs by, under short names: TensorBoard shows the first few of the alphabet.
 SHORT_NAMES = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spikesparse.data.philox import POISSON, uniform
 from spikesparse.errors import UserError, choose
-from spikesparse.own import refusal
+from spikesparse.settings.parts import refusal
 
 #: Normalisations that an encoder may ask the data module for.
 #: "standard": zero mean and unit variance per channel. "signed_unit": zero mean, values in [-1, 1].

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,48 +147,6 @@ def check_yaml(text: str, where: str) -> None:
         if isinstance(error, UserError):
             raise
         raise _unreadable(where, error) from error
-
-
-@contextmanager
-def checked_parser() -> Iterator[None]:
-    """Within it, jsonargparse too reads no YAML that :func:`check_yaml` refuses, and none from the network.
-
-    Lightning lets it read any value that looks like an address as a file of settings.
-    """
-    from jsonargparse import _loaders_dumpers as loading
-    from jsonargparse import _optionals, _util, set_parsing_settings
-
-    remote = "s" in _optionals._get_config_read_mode()
-    paths: Any = _util
-    plain: Any = loading.yaml_load
-    reader = "read_text" if hasattr(paths.Path, "read_text") else "get_content"
-    read = getattr(paths.Path, reader)
-
-    def checked(text: Any) -> Any:
-        try:
-            if isinstance(text, str):
-                check_yaml(text, "settings")
-            return plain(text)
-        except (ValueError, TypeError, RecursionError, OverflowError) as error:  # 5,000 digits, say: no YAMLError
-            raise yaml.YAMLError(str(error)) from error
-
-    def read_checked(path: Any, *args: Any, **kwargs: Any) -> Any:
-        local = Path(str(path))
-        if not local.exists():
-            return read(path, *args, **kwargs)
-        text = read_text(local, str(path))
-        check_yaml(text, str(path))
-        return "{}" if _is_empty(text) else text  # nothing is set: the parser takes no empty file
-
-    loading.yaml_load, loading.loaders["yaml"] = checked, checked
-    setattr(paths.Path, reader, read_checked)
-    set_parsing_settings(config_read_mode_fsspec_enabled=False)
-    try:
-        yield
-    finally:
-        set_parsing_settings(config_read_mode_fsspec_enabled=remote)
-        loading.yaml_load, loading.loaders["yaml"] = plain, plain
-        setattr(paths.Path, reader, read)
 
 
 def _is_empty(text: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from spikesparse.files.paths import CONFIGS
 from spikesparse.files.safe_yaml import read_yaml
 from spikesparse.report.runs import Run
-from spikesparse.settings import flat
+from spikesparse.settings.plain import flat
 
 # Where a run was written, what it went on from and what it printed: not what it is.
 _NO_MATTER = (

@@ -16,7 +16,7 @@ from bokeh.resources import Resources
 from spikesparse.report.compare import ABSENT, common, differences, differences_from_base
 from spikesparse.report.plots import BARS, CURVES, SPLITS, Drawn
 from spikesparse.report.results import Cell, headline, long_origins, origins, results
-from spikesparse.report.runs import mapping, readable
+from spikesparse.settings.plain import mapping, readable
 
 _FILES = Path(__file__).parent
 

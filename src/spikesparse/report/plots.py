@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from spikesparse.report.compare import baseline_first, labels
-from spikesparse.report.runs import Run, number
+from spikesparse.report.runs import Run
+from spikesparse.settings.plain import number
 
 # Okabe and Ito's colours, told apart by colour-blind readers, the palest last; the baseline is grey. Runs that share a
 # colour differ in their marker and in the hatching of their bars.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 import tempfile
@@ -22,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from spikesparse.errors import UserError
 from spikesparse.files.safe_yaml import check_regular, load_yaml
-from spikesparse.settings import BUDGETS, flat
+from spikesparse.settings.plain import BUDGETS, flat, mapping, number, readable
 
 _SEED = re.compile(r"seed(\d+)")
 _EVENTS = "events.out.tfevents.*"
@@ -76,23 +75,6 @@ class Run:
         value = number(self.result.get(in_result))
         total = mapping(mapping(self.bill.get("rows")).get("total"))
         return number({**self.bill, **total}.get(in_bill)) if value is None else value
-
-
-def readable(text: str) -> str:
-    """Text that UTF-8 can hold: file names and JSON may have lone surrogates."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def number(value: object) -> float | None:
-    """A finite number as a float; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300 or math.isnan(value):
-        return None
-    return float(value)
-
-
-def mapping(value: object) -> dict[str, Any]:
-    """A mapping with its keys as text; anything else is an empty one."""
-    return {str(key): entry for key, entry in value.items()} if isinstance(value, dict) else {}
 
 
 def find_runs(paths: list[Path]) -> list[Path]:

@@ -10,10 +10,10 @@ from typing import Any
 
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
-from spikesparse.imports import split_allowed
-from spikesparse.runs import asks_for_budget, config_digest, file_digests, without_shown
 from spikesparse.search.space import BUDGET, LAMBDA, RAMP, Space
-from spikesparse.settings import BUDGETS
+from spikesparse.settings.class_paths import split_allowed
+from spikesparse.settings.command_line import asks_for_budget, config_digest, file_digests, without_shown
+from spikesparse.settings.plain import BUDGETS
 
 OBJECTIVES = ("synops", "spikes")
 

@@ -13,8 +13,8 @@ from optuna.trial import Trial
 from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.files.safe_yaml import read_yaml
-from spikesparse.imports import FLAG
-from spikesparse.settings import BUDGETS
+from spikesparse.settings.class_paths import FLAG
+from spikesparse.settings.plain import BUDGETS
 
 DEFAULT = CONFIGS / "search" / "default.yaml"
 LAMBDA, BUDGET = "sparsity.end_value", "budget.target"  # how sparse; the other way round, by what may be spent

@@ -18,8 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from spikesparse.errors import UserError
 from spikesparse.files.locks import FileLock
-from spikesparse.runs import without_shown
 from spikesparse.search.plan import Plan
+from spikesparse.settings.command_line import without_shown
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from optuna.study import Study
 from spikesparse.errors import UserError
 from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import trainer_settings
-from spikesparse.imports import as_flags
 from spikesparse.search.front import tested_key
 from spikesparse.search.plan import Plan
 from spikesparse.search.trial import LOG, run_to_log
+from spikesparse.settings.class_paths import as_flags
 
 
 def test_front(study: Study, plan: Plan) -> None:

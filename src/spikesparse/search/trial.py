@@ -12,7 +12,7 @@ from spikesparse.files.checkpoint import read_checkpoint
 from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import chosen_checkpoint
 from spikesparse.resume import folder_of_command, newest
-from spikesparse.runs import run_name
+from spikesparse.settings.command_line import run_name
 
 LOG = "train.log"
 _RESTARTS = 2  # of a run that a signal ended: the system may have taken its memory for another

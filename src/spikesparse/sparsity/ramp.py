@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spikesparse.errors import UserError, choose
-from spikesparse.own import refusal
+from spikesparse.settings.parts import refusal
 from spikesparse.sparsity.schedules import SCHEDULES, ScheduleName
 
 

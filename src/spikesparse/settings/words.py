@@ -1,38 +1,33 @@
-"""What torch, Lightning and the parser raise for settings that cannot be, as one line."""
+"""The parser's errors in one plain line."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import inspect
 import re
 import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-
-from spikesparse.errors import UserError, did_you_mean
-from spikesparse.imports import let_in
-
-#: What constructors raise for their arguments. An assertion of ours would be among them; its place is named too.
-_RAISED = (
-    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, AssertionError, OSError),
-    *(ImportError, NotImplementedError, MemoryError),
-)
-
-#: A full disk, and the like: the command line has words of its own for these.
-_OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+from spikesparse.errors import did_you_mean
 
 #: jsonargparse's account of a value of the wrong type: under which keys, outermost first; of one type that there is, or
 #: of several, the innermost last; and what else it has to say behind the value.
 _KEY = re.compile(r'Parser key "([\w.]+)"')
+
+
 _REST = r"(?:\. Got value| - Expected| - Problem|$)"
+
+
 _ONE_TYPE = re.compile(rf'": Expected an? (.*?)\. Got value: (.*?){_REST}')
+
+
 _TYPES = re.compile(r"Union subtypes Subtypes: \[(.*?)\] Errors:")
+
+
 _VALUE = re.compile(rf"Given value: (.*?){_REST}")
+
+
 _NAMES = (
     (re.compile(r"typing\.Literal\[(.*?)\]"), r"\1"),
     (re.compile(r"<class '(.*?)'>"), r"\1"),
@@ -43,14 +38,18 @@ _NAMES = (
 
 #: Of a name that a class does not take: of which class, by one wording or the other, and the name.
 _NOT_TAKEN = re.compile(r"(?:class_path '([\w.]+)'|expects a function or a callable class): Option '([^']*)' is not ac")
+
+
 _LACKING = re.compile(r"the following arguments are required: (\w+(?:, \w+)*)")
+
+
 _CLASS = re.compile(r"Namespace\(class_path='([\w.]+)'")
+
+
 _UNKNOWN = re.compile(r"unrecognized arguments: (--[^\s=]+)")
+
+
 _NO_FILE = re.compile(r"File does not exist: '([^']*)'")
-#: Of a class that several types could stand for: why it could not be built.
-_FIRST_OF_UNION = re.compile(
-    r"Union subtypes Subtypes: .*? Errors: - (.*?)(?: - (?:Expected|Problem|Type) | Given value|$)"
-)
 
 
 class Refused(argparse.ArgumentError):
@@ -101,52 +100,3 @@ def _settings_of(class_path: str) -> set[str]:
     found = getattr(sys.modules.get(module), name, None)
     bases = inspect.getmro(found) if inspect.isclass(found) else ()
     return {key for base in bases if "__init__" in vars(base) for key in inspect.signature(base).parameters}
-
-
-class SettingsErrors(Callback):
-    """While settings are read and things are built from them, whatever fails becomes a :class:`UserError`.
-
-    As a callback it goes on until the first epoch begins: until then a checkpoint may fail to be restored.
-
-    Code of the user's own, let in by ``--allow-import``, keeps its traceback: there it is of use.
-
-    Attributes:
-        over: set it when all is built.
-    """
-
-    def __init__(self) -> None:
-        self.over = False
-
-    def __enter__(self) -> SettingsErrors:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError) and error.errno in _OF_THE_PLACE:
-            return
-        if self.over or isinstance(error, UserError | argparse.ArgumentError) or not isinstance(error, _RAISED):
-            return
-        if any(let_in(str(frame.f_globals.get("__name__"))) for frame, _ in traceback.walk_tb(trace)):
-            return
-        last = traceback.extract_tb(trace)[-1]
-        reason = " ".join(str(error).split())
-        if first := _FIRST_OF_UNION.search(reason):
-            reason = first[1]
-            if reason.startswith("--"):  # a UserError, that the parser has made part of its own
-                raise UserError(reason) from error
-        reason = reason[:300] or "no more is known"
-        raise UserError(
-            f"the settings cannot be used: {reason} ({type(error).__name__} in {Path(last.filename).name}, "
-            f"{last.name}). `--print_config` shows all that is in force."
-        ) from error
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All is restored."""
-        self.over = True
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All is restored, unless it is but the sanity check before training."""
-        self.over = self.over or not trainer.sanity_checking
-
-    on_test_epoch_start = on_predict_epoch_start = on_train_epoch_start

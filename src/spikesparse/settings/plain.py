@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 #: What sets a budget, of ``--budget``: null in all of them is none.
@@ -18,3 +19,20 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         whole |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return whole
+
+
+def readable(text: str) -> str:
+    """Text that UTF-8 can hold: file names and JSON may have lone surrogates."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def number(value: object) -> float | None:
+    """A finite number as a float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300 or math.isnan(value):
+        return None
+    return float(value)
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """A mapping with its keys as text; anything else is an empty one."""
+    return {str(key): entry for key, entry in value.items()} if isinstance(value, dict) else {}

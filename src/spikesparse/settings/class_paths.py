@@ -8,12 +8,10 @@ config or a checkpoint, lets more in.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import inspect
 import typing
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +28,8 @@ _CLASSES = (
 #: Where functions may come from: pure ones, of tensors.
 _FUNCTIONS = ("torch.nn.functional", "torch.nn.init", "torchmetrics.functional")
 
-_IMPORT = ("import_object", "is_importable_module_path")  # of jsonargparse: a name's object; whether there is a module
 
 _allowed: list[tuple[str, ...]] = []  # by limited_imports, the innermost last
-_refused: list[UserError] = []  # in the innermost
 
 
 def split_allowed(args: list[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -72,38 +68,6 @@ def let_in(module: str) -> bool:
     return _under(module, _allowed[-1] if _allowed else ())
 
 
-@contextmanager
-def limited_imports(prefixes: tuple[str, ...] = ()) -> Iterator[None]:
-    """Within it, settings import nothing but :data:`PACKAGES`, ``prefixes``, and what an outer one allows.
-
-    Raises:
-        UserError: in place of the parser's own words, if that failed for what may not be imported.
-    """
-    from jsonargparse import _actions, _typehints
-
-    global _refused
-    outer, _refused = _refused, []
-    modules: tuple[Any, ...] = (_actions, _typehints)  # the two that import what a value names
-    before = [(module, name, getattr(module, name)) for module in modules for name in _IMPORT if hasattr(module, name)]
-    _allowed.append(tuple(dict.fromkeys([*(_allowed[-1] if _allowed else ()), *prefixes])))
-    try:
-        for module, name, plain in before:
-            setattr(module, name, _guarded(plain))
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        named = [refusal for refusal in _refused if _named(refusal, error)]
-        if named or (_refused and isinstance(error, argparse.ArgumentError)):
-            raise (named or _refused)[0] from error
-        raise
-    finally:
-        for module, name, plain in before:
-            setattr(module, name, plain)
-        _allowed.pop()
-        _refused = outer
-
-
 def check_path(path: str, where: str = "") -> None:
     """Refuse an import path before it is imported.
 
@@ -116,20 +80,6 @@ def check_path(path: str, where: str = "") -> None:
     """
     if not _under(path, (*PACKAGES, *(_allowed[-1] if _allowed else ()))):
         raise _refusal(path, where)
-
-
-def check_settings(sources: list[tuple[str, Any]]) -> None:
-    """Refuse import paths in settings, before anything is parsed or imported.
-
-    Args:
-        sources: what each is called, such as "--config mine.yaml", and its settings, nested.
-
-    Raises:
-        UserError: for the first that may not be imported, naming its place.
-    """
-    for name, settings in sources:
-        for key, path in _paths_in(settings, ""):
-            check_path(path, f"{name}: {key}" if key and not name.startswith(f"--{key}") else name)
 
 
 def check_object(path: str, found: Any) -> None:
@@ -154,25 +104,6 @@ def check_object(path: str, found: Any) -> None:
             raise _refusal(path, "", f"{path}{leads}: settings cannot call it", home, module=True)
 
 
-def _guarded(import_object: Any) -> Any:
-    @functools.wraps(import_object)
-    def guarded(name: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("check_path") is False or name == "jsonargparse.ArgumentParser" or not isinstance(name, str):
-            return import_object(name, *args, **kwargs)  # named by code, not by a value
-        try:
-            if "." in name and _is_path(name):  # the parser has its own word for what is no path
-                check_path(name)
-            found = import_object(name, *args, **kwargs)
-            if not isinstance(found, bool):
-                check_object(name, found)
-        except UserError as error:
-            _refused.extend([error] if not _is_file(name) else [])
-            raise
-        return found
-
-    return guarded
-
-
 def _refusal(path: str, where: str, what: str = "", home: str = "", module: bool = False) -> UserError:
     home = home or path
     prefix = (home.rpartition(".")[0] or home) if module else home.partition(".")[0]
@@ -183,32 +114,6 @@ def _refusal(path: str, where: str, what: str = "", home: str = "", module: bool
     )
     error.path = path  # type: ignore[attr-defined]
     return error
-
-
-def _named(refusal: UserError, error: BaseException) -> bool:
-    """Whether what failed was about the refused path, and not about something beside it."""
-    return getattr(refusal, "path", "") in str(error)
-
-
-def _paths_in(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every string that stands where an import path is meant, with its dotted key."""
-    waiting = [(key, value)]
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{key}.{name}" if key else str(name), inner) for name, inner in reversed(value.items())]
-        elif isinstance(value, list):
-            waiting += [(key, inner) for inner in reversed(value)]
-        elif isinstance(value, str) and "." in value and _is_path(value) and _takes_path(key) and not _is_file(value):
-            yield key, value
-
-
-def _takes_path(key: str) -> bool:
-    from spikesparse.own import PARTS
-
-    plain = key.rstrip("+").replace(".init_args", "")
-    others = ("model.optimizer", "model.scheduler", "trainer.logger", "trainer.callbacks", "trainer.profiler")
-    return plain.endswith(("class_path", ".help")) or plain in PARTS or plain in others
 
 
 def _is_file(path: str) -> bool:

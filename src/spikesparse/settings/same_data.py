@@ -31,7 +31,7 @@ def check_same_input(settings: dict[str, Any], data: CIFAR10DataModule, named: s
     Raises:
         UserError: naming what differs; or if the checkpoint's encoder cannot be built.
     """
-    from spikesparse.load import build_encoder
+    from spikesparse.settings.build import build_encoder
 
     check_same_images(settings, data, named)
     theirs = build_encoder(settings["encoder"])
