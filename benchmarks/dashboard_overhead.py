@@ -18,8 +18,8 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from spikesparse.cli import SpikeCLI
-from spikesparse.dashboard import Dashboard
 from spikesparse.quiet import quiet
+from spikesparse.training.dashboard import Dashboard
 
 
 class Stopwatch(Callback):

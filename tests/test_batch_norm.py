@@ -12,7 +12,7 @@ from torch import nn
 from spikesparse import LIF, CIFAR10DataModule, SpikingClassifier, SpikingLayer, SpikingStack, SpikingVGG
 from spikesparse.errors import UserError
 from spikesparse.nn.norm import update_statistics
-from spikesparse.single_values import refuse_single_values
+from spikesparse.training.single_values import refuse_single_values
 
 REFUSED = "Expected more than 1 value per channel when training"  # torch's own words
 

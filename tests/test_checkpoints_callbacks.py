@@ -16,13 +16,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from spikesparse import LIF, CIFAR10DataModule, SparsityAnnealing, SpikingClassifier, SpikingVGG
-from spikesparse.callbacks import SilentLayers
 from spikesparse.checkpoints import BestCheckpoint
 from spikesparse.errors import UserError
 from spikesparse.files.checkpoint import check_state_dict, read_checkpoint
-from spikesparse.predict import PredictionWriter
-from spikesparse.process_state import ProcessState
 from spikesparse.saving import LastCheckpoint
+from spikesparse.training.predict import PredictionWriter
+from spikesparse.training.process_state import ProcessState
+from spikesparse.training.silent_layers import SilentLayers
 
 trains = pytest.mark.filterwarnings(
     r"ignore:The '\w+' does not have many workers",

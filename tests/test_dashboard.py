@@ -23,12 +23,18 @@ from browser import Browser
 from browser import available as browser_is_available
 from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
-from spikesparse.dashboard import Dashboard, custom_scalars
-from spikesparse.dashboard.callback import takes_pictures
-from spikesparse.dashboard.hparams import flat_settings
-from spikesparse.dashboard.pictures import as_array, input_and_encoding, layer_by_time, raster, where_spikes_fall
 from spikesparse.errors import UserError
 from spikesparse.settings.command_line import run_name
+from spikesparse.training.dashboard import Dashboard, custom_scalars
+from spikesparse.training.dashboard.callback import takes_pictures
+from spikesparse.training.dashboard.hparams import flat_settings
+from spikesparse.training.dashboard.pictures import (
+    as_array,
+    input_and_encoding,
+    layer_by_time,
+    raster,
+    where_spikes_fall,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 ROOT = Path(__file__).resolve().parents[1]

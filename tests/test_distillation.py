@@ -10,11 +10,12 @@ import torch
 from fitting import Losses, fit
 from spikesparse import CIFAR10DataModule, SpikingVGG, load_run
 from spikesparse.__main__ import main
-from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.errors import UserError
 from spikesparse.settings.build import build_encoder
 from spikesparse.settings.parser import limited_imports
 from spikesparse.sparsity.asked import told_by
+from spikesparse.training.distillation import Distillation
+from spikesparse.training.teacher import load_teacher, logits_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

@@ -23,7 +23,7 @@ from spikesparse.metrics import Energy, SpikeRate, SynapticOperations
 from spikesparse.nn import LIF, LayerSizes, SpikeTally
 from spikesparse.nn.early_exit import EarlyExit
 from spikesparse.quiet import quiet
-from spikesparse.sync_batchnorm import SharedStatistics
+from spikesparse.training.sync_batchnorm import SharedStatistics
 
 SIZES = LayerSizes({"conv1": 20, "fc1": 5}, {"conv1": 40, "fc1": 100, "classifier": 50})
 

@@ -14,12 +14,12 @@ from spikesparse import SpikingClassifier, SpikingVGG
 from spikesparse.__main__ import main
 from spikesparse.cli import SpikeCLI
 from spikesparse.data.loading import Batch
-from spikesparse.distillation import Distillation
 from spikesparse.errors import UserError
 from spikesparse.exits.curve import ExitCurve
 from spikesparse.load import load_run
 from spikesparse.metrics import EnergyConstants
 from spikesparse.nn.early_exit import EarlyExit
+from spikesparse.training.distillation import Distillation
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 T = 5

@@ -8,9 +8,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spikesparse.__main__ import main
-from spikesparse.module import SpikingClassifier
 from spikesparse.report.runs import read_run
 from spikesparse.settings.command_line import run_name
+from spikesparse.training.module import SpikingClassifier
 
 KINDS = {"scalars": "Scalars", "images": "Images", "histograms": "Histograms", "tensors": "Tensors"}
 SITTINGS = ("scalars", "schedule/global_batch_size")  # is said at the start of each

@@ -16,8 +16,8 @@ import yaml
 
 from spikesparse.__main__ import main, say_no_trace
 from spikesparse.files.checkpoint import read_checkpoint
-from spikesparse.module import SpikingClassifier
 from spikesparse.settings.command_line import run_name
+from spikesparse.training.module import SpikingClassifier
 
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

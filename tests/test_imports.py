@@ -130,7 +130,7 @@ ALLOWED = [
     *("pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.strategies.DDPStrategy"),
     *("pytorch_lightning.profilers.PyTorchProfiler", "lightning_fabric.plugins.environments.SLURMEnvironment"),
     *("pytorch_lightning.plugins.MixedPrecision", "pytorch_lightning.loggers.TensorBoardLogger"),
-    *("spikesparse.EarlyExit", "spikesparse.metrics.EnergyConstants", "spikesparse.distillation.Distillation"),
+    *("spikesparse.EarlyExit", "spikesparse.metrics.EnergyConstants", "spikesparse.training.distillation.Distillation"),
     *("spikesparse.ops.surrogate.Atan", "spikesparse.ops.surrogate.Lee2020"),
 ]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from spikesparse.errors import UserError
-from spikesparse.lr_schedulers import LinearWarmupCosineAnnealingLR
 from spikesparse.settings.bolts import load_bolts
+from spikesparse.training.lr_schedulers import LinearWarmupCosineAnnealingLR
 
 LR = 0.1
 

@@ -7,7 +7,7 @@ import torch
 
 from spikesparse import CIFAR10DataModule, SpikingVGG
 from spikesparse.__main__ import main
-from spikesparse.memory import least_bytes, memory_of, ran_out
+from spikesparse.training.memory import least_bytes, memory_of, ran_out
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
@@ -68,7 +68,7 @@ def test_memory_is_what_the_machine_has_within_its_limits(monkeypatch):
     total, swap = (1024 * int(pages[pages.index(name) + 1]) for name in ("MemTotal:", "SwapTotal:"))
     assert memory_of(torch.device("cpu")) <= total + swap + 4096
     Path("limit").write_text("1000000\n")
-    monkeypatch.setattr("spikesparse.memory._CGROUPS", (Path("limit"), Path("nowhere")))
+    monkeypatch.setattr("spikesparse.training.memory._CGROUPS", (Path("limit"), Path("nowhere")))
     assert memory_of(torch.device("cpu")) == 1_000_000 + swap
     Path("limit").write_text("max\n")
     assert memory_of(torch.device("cpu")) > 1_000_000 + swap

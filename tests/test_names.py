@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from spikesparse import predict, train
+from spikesparse import train
 from spikesparse.__main__ import main
 from spikesparse.data.sources import load_source
 from spikesparse.errors import UserError
@@ -21,6 +21,7 @@ from spikesparse.files import closing
 from spikesparse.files.names import printable
 from spikesparse.files.whole_files import replace_file
 from spikesparse.settings.command_line import run_name
+from spikesparse.training import predict
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

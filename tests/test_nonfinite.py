@@ -15,13 +15,13 @@ from torch import nn
 
 from spikesparse import CIFAR10DataModule, DirectEncoder, SpikingClassifier, SpikingVGG, load_run
 from spikesparse.__main__ import main
-from spikesparse.distillation import load_teacher
 from spikesparse.errors import UserError
-from spikesparse.nonfinite import bad_image, bad_output, bad_weight, layer_of
-from spikesparse.nonfinite_guard import NonFiniteGuard
-from spikesparse.predict import PredictionWriter
 from spikesparse.resume import newest
 from spikesparse.sparsity.asked import told_by
+from spikesparse.training.nonfinite import bad_image, bad_output, bad_weight, layer_of
+from spikesparse.training.nonfinite_guard import NonFiniteGuard
+from spikesparse.training.predict import PredictionWriter
+from spikesparse.training.teacher import load_teacher
 
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:The '\w+' does not have many workers",

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spikesparse import progress
+from spikesparse.training import progress
 
 
 @pytest.fixture

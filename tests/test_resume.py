@@ -24,11 +24,11 @@ from spikesparse.errors import UserError
 from spikesparse.files import whole_files
 from spikesparse.files.locks import FileLock
 from spikesparse.files.whole_files import replace_file, whole_file
-from spikesparse.module import SpikingClassifier
-from spikesparse.process_state import ProcessState
 from spikesparse.resume import Finished, begin_folder, folder_of_command, gone_on_from, newest, write_identity
 from spikesparse.run_lock import hold, let_go
 from spikesparse.settings.command_line import run_name
+from spikesparse.training.module import SpikingClassifier
+from spikesparse.training.process_state import ProcessState
 
 ROOT = Path(__file__).resolve().parents[1]
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here

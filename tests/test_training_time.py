@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from spikesparse import callbacks
 from spikesparse.__main__ import main
-from spikesparse.callbacks import TrainingTime
-from spikesparse.module import SpikingClassifier
-from spikesparse.process_state import ProcessState
 from spikesparse.report.runs import read_run
 from spikesparse.settings.command_line import run_name
+from spikesparse.training import silent_layers as callbacks
+from spikesparse.training.module import SpikingClassifier
+from spikesparse.training.process_state import ProcessState
+from spikesparse.training.progress import TrainingTime
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 HOUR = 3600.0

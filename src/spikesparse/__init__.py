@@ -10,13 +10,10 @@ if TYPE_CHECKING:
     from spikesparse.data.encoding import DirectEncoder as DirectEncoder
     from spikesparse.data.encoding import Encoder as Encoder
     from spikesparse.data.encoding import PoissonEncoder as PoissonEncoder
-    from spikesparse.distillation import Distillation as Distillation
     from spikesparse.load import load_run as load_run
-    from spikesparse.lr_schedulers import LinearWarmupCosineAnnealingLR as LinearWarmupCosineAnnealingLR
     from spikesparse.metrics import Energy as Energy
     from spikesparse.metrics import SpikeRate as SpikeRate
     from spikesparse.metrics import SynapticOperations as SynapticOperations
-    from spikesparse.module import SpikingClassifier as SpikingClassifier
     from spikesparse.nn import IF as IF
     from spikesparse.nn import LIF as LIF
     from spikesparse.nn import SpikeTally as SpikeTally
@@ -29,6 +26,9 @@ if TYPE_CHECKING:
     from spikesparse.sparsity import SparsityAnnealing as SparsityAnnealing
     from spikesparse.sparsity import SpikeBudget as SpikeBudget
     from spikesparse.sparsity import SpikePenalty as SpikePenalty
+    from spikesparse.training.distillation import Distillation as Distillation
+    from spikesparse.training.lr_schedulers import LinearWarmupCosineAnnealingLR as LinearWarmupCosineAnnealingLR
+    from spikesparse.training.module import SpikingClassifier as SpikingClassifier
 
 __version__ = "0.1.0"
 
@@ -36,20 +36,20 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "CIFAR10DataModule": "data",
     "DirectEncoder": "data.encoding",
-    "Distillation": "distillation",
+    "Distillation": "training.distillation",
     "EarlyExit": "nn.early_exit",
     "Encoder": "data.encoding",
     "Energy": "metrics",
     "IF": "nn",
     "LIF": "nn",
-    "LinearWarmupCosineAnnealingLR": "lr_schedulers",
+    "LinearWarmupCosineAnnealingLR": "training.lr_schedulers",
     "PoissonEncoder": "data.encoding",
     "SparsityAnnealing": "sparsity",
     "SpikeBudget": "sparsity",
     "SpikePenalty": "sparsity",
     "SpikeRate": "metrics",
     "SpikeTally": "nn",
-    "SpikingClassifier": "module",
+    "SpikingClassifier": "training.module",
     "SpikingLayer": "nn",
     "SpikingNetwork": "nn",
     "SpikingOutput": "nn",

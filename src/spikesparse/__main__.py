@@ -136,7 +136,7 @@ def main(args: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{where}{error.strerror}. {_OF_THE_PLACE[error.errno]} The same command goes on.")
     except RuntimeError as error:
-        from spikesparse.memory import ran_out
+        from spikesparse.training.memory import ran_out
 
         if ran_out(error):
             return _refuse(f"memory ran out ({error}): lower --data.batch_size or --data.timesteps.")
@@ -205,7 +205,7 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
         with limited_imports(allowed):
             _run_limited(command, args)
     except SIGTERMException:
-        from spikesparse.interruption import Interruption
+        from spikesparse.training.interruption import Interruption
 
         if is_first_process():
             print(f"stopped by a signal; `spikesparse {args[0]}` with the same flags goes on from here", flush=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pytorch_lightning.cli import LightningArgumentParser
 
 from spikesparse.checkpoints import refuse_unsafe_reading
-from spikesparse.dashboard import Dashboard
 from spikesparse.guarded_cli import GuardedCLI
 from spikesparse.peers import is_first_process
-from spikesparse.predict import PredictionWriter
 from spikesparse.resume import begin_folder, folder_of_command, refuse_nothing, settle_folder
 from spikesparse.runs import place_logger, refuse_a_crowd, refuse_spawning, run_folder
 from spikesparse.saving import LastCheckpoint
 from spikesparse.settings.build import link_data_to_network
 from spikesparse.settings.parts import check_network
-from spikesparse.single_values import refuse_single_values
 from spikesparse.sparsity import SparsityAnnealing, SpikeBudget
+from spikesparse.training.dashboard import Dashboard
+from spikesparse.training.predict import PredictionWriter
+from spikesparse.training.single_values import refuse_single_values
 
 
 class SpikeCLI(GuardedCLI):

@@ -12,9 +12,6 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.files.paths import CONFIGS
-from spikesparse.loggers import LoggersFailForThemselves
-from spikesparse.memory import check_memory
-from spikesparse.module import SpikingClassifier
 from spikesparse.peers import check_nodes, is_first_process
 from spikesparse.runs import RunConfig
 from spikesparse.saving import WholeFileIO
@@ -26,6 +23,9 @@ from spikesparse.settings.command_line import named_settings, with_checkpoint_se
 from spikesparse.settings.parser import checked_parser, limited_imports, read_counts_as_counts
 from spikesparse.settings.parts import check_settings
 from spikesparse.settings.words import Refused
+from spikesparse.training.loggers import LoggersFailForThemselves
+from spikesparse.training.memory import check_memory
+from spikesparse.training.module import SpikingClassifier
 from spikesparse.unread import unread_flags
 
 

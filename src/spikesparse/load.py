@@ -10,7 +10,7 @@ from spikesparse.settings.build import _built
 
 if TYPE_CHECKING:
     from spikesparse.data import CIFAR10DataModule
-    from spikesparse.module import SpikingClassifier
+    from spikesparse.training.module import SpikingClassifier
 
 
 def load_run(
@@ -28,7 +28,7 @@ def load_run(
     """
     from spikesparse.files.checkpoint import check_state_dict, read_checkpoint, settings_of
     from spikesparse.files.run_folder import chosen_checkpoint
-    from spikesparse.module import SpikingClassifier
+    from spikesparse.training.module import SpikingClassifier
 
     folder = Path(run_folder)
     path = chosen_checkpoint(folder) if which == "best" else folder / "checkpoints" / f"{which}.ckpt"

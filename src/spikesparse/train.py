@@ -9,9 +9,7 @@ from typing import Any
 from spikesparse.bill_files import CSV as BILL_CSV
 from spikesparse.bill_files import JSON as BILL_JSON
 from spikesparse.bill_files import bill_table, read_rows, write_bill
-from spikesparse.callbacks import TrainingTime
 from spikesparse.cli import SpikeCLI
-from spikesparse.dashboard.hparams import write_hparams
 from spikesparse.errors import UserError
 from spikesparse.files.closing import Closing
 from spikesparse.files.paths import CONFIGS
@@ -41,6 +39,8 @@ from spikesparse.summary import (
     run_result,
     save_result,
 )
+from spikesparse.training.dashboard.hparams import write_hparams
+from spikesparse.training.progress import TrainingTime
 
 CIFAR_HINT = "make train EXPERIMENT=cifar10_vgg7_cpu"
 RESULT = "result.json"

@@ -18,14 +18,14 @@ from spikesparse.files.closing import Closing
 from spikesparse.files.run_folder import chosen_checkpoint, trained_precision
 from spikesparse.files.whole_files import replace_file
 from spikesparse.load import load_run
-from spikesparse.memory import check_memory
 from spikesparse.nn.early_exit import MEASURES, EarlyExit
-from spikesparse.nonfinite_guard import NonFiniteGuard
 from spikesparse.settings.build_errors import SettingsErrors
 from spikesparse.settings.class_paths import split_allowed
 from spikesparse.sparsity.asked import check_fraction, told_by
 from spikesparse.sparsity.budget import COUNTED
 from spikesparse.summary import console
+from spikesparse.training.memory import check_memory
+from spikesparse.training.nonfinite_guard import NonFiniteGuard
 
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 CSV, PNG = "exits_val.csv", "exits_val.png"

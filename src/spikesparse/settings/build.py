@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from spikesparse.data.encoding import Encoder
-    from spikesparse.module import SpikingClassifier
     from spikesparse.nn import SpikingNetwork
+    from spikesparse.training.module import SpikingClassifier
 
 
 #: What the network takes from its data module, and the flag that decides it.

@@ -155,7 +155,7 @@ def _kinds() -> tuple[type, ...]:
     from pytorch_lightning.strategies import Strategy
 
     from spikesparse.data import CIFAR10DataModule
-    from spikesparse.module import SpikingClassifier
+    from spikesparse.training.module import SpikingClassifier
 
     return (
         *(torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler),

@@ -15,13 +15,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikesparse.callbacks import SilentLayers, TrainingTime
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.data.loading import Batch
-from spikesparse.distillation import Distillation, load_teacher, logits_of
 from spikesparse.errors import UserError, choose, path_of
 from spikesparse.files.checkpoint import check_state_dict, read_checkpoint
-from spikesparse.interruption import Interruption
 from spikesparse.load import arguments_of
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.split import SplitMetrics
@@ -29,14 +26,19 @@ from spikesparse.nn import SpikingNetwork, SpikingOutput
 from spikesparse.nn.early_exit import EarlyExit
 from spikesparse.nn.hooks import hooked
 from spikesparse.nn.network import output_of, takes
-from spikesparse.nonfinite_guard import NonFiniteGuard
-from spikesparse.process_state import ProcessState
 from spikesparse.settings.build_errors import SettingsErrors
-from spikesparse.single_values import refuse_single_values
 from spikesparse.sparsity import Penalty, SpikePenalty
 from spikesparse.sparsity.penalty import penalty_of
-from spikesparse.sync_batchnorm import honour_sync_batchnorm
-from spikesparse.weight_averaging import average_before_validation, forget_averages
+from spikesparse.training.distillation import Distillation
+from spikesparse.training.interruption import Interruption
+from spikesparse.training.nonfinite_guard import NonFiniteGuard
+from spikesparse.training.process_state import ProcessState
+from spikesparse.training.progress import TrainingTime
+from spikesparse.training.silent_layers import SilentLayers
+from spikesparse.training.single_values import refuse_single_values
+from spikesparse.training.sync_batchnorm import honour_sync_batchnorm
+from spikesparse.training.teacher import load_teacher, logits_of
+from spikesparse.training.weight_averaging import average_before_validation, forget_averages
 
 LOSSES = ("cross_entropy", "squared_error")
 #: How the network is compiled for training: not at all, or in one of torch.compile's modes.

@@ -2,57 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from spikesparse.nonfinite_guard import NonFiniteGuard as NonFiniteGuard
-
-
-class TrainingTime(Callback):
-    """Seconds of training, all sittings of a run together, without the pauses between them.
-
-    Lightning's ``Timer`` would do, but for two things: ``--trainer.max_time`` adds one, which Lightning throws out
-    where the module has a Timer too; and testing a checkpoint loads its state, which adds the time up to there again.
-    """
-
-    def __init__(self) -> None:
-        self._before = 0.0  # of earlier sittings
-        self._began: float | None = None  # this one, by a clock that nobody sets
-        self._fitting = False
-
-    @property
-    def seconds(self) -> float:
-        """So far; while nothing trains, it stands still."""
-        return self._before + (0.0 if self._began is None else time.monotonic() - self._began)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note whether a checkpoint that is read now is gone on from, or only tested."""
-        self._fitting = stage == "fit"
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._began = time.monotonic()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop it."""
-        self._before, self._began = self.seconds, None
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop it."""
-        self._before, self._began = self.seconds, None
-
-    def state_dict(self) -> dict[str, Any]:
-        """In the form of Lightning's Timer, as it has always been kept."""
-        return {"time_elapsed": {"train": self.seconds}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the time of the sittings before, where training does."""
-        if self._fitting:
-            self._before = float(state_dict["time_elapsed"]["train"])
+from spikesparse.training.nonfinite_guard import NonFiniteGuard as NonFiniteGuard
 
 
 class SilentLayers(Callback):

@@ -11,11 +11,17 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
-from spikesparse.dashboard.layout import custom_scalars
-from spikesparse.dashboard.pictures import as_array, input_and_encoding, layer_by_time, raster, where_spikes_fall
 from spikesparse.errors import UserError
 from spikesparse.metrics import SpikeBill
 from spikesparse.nn import LayerSizes
+from spikesparse.training.dashboard.layout import custom_scalars
+from spikesparse.training.dashboard.pictures import (
+    as_array,
+    input_and_encoding,
+    layer_by_time,
+    raster,
+    where_spikes_fall,
+)
 
 PICTURES_PER_RUN = 10  # TensorBoard itself keeps ten images of a tag unless told otherwise
 

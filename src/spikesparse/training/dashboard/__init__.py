@@ -1,6 +1,6 @@
 """What a run shows in TensorBoard: pages of charts, pictures of spikes, hyper-parameters beside results."""
 
-from spikesparse.dashboard.callback import Dashboard
-from spikesparse.dashboard.layout import custom_scalars
+from spikesparse.training.dashboard.callback import Dashboard
+from spikesparse.training.dashboard.layout import custom_scalars
 
 __all__ = ["Dashboard", "custom_scalars"]
