@@ -49,7 +49,12 @@ PATHS = [
     *("torch.utils.benchmark.Timer", "torch.utils.collect_env.run", "torch.sys.modules", "torch.classes.load_library"),
     *("pytorch_lightning.Trainer", "pytorch_lightning.cli.LightningCLI", "pytorch_lightning.cli.instantiate_class"),
     *("spikesparse.cli.SpikeCLI", "spikesparse.__main__.main", "spikesparse.search.trial.run_to_log"),
-    *("spikesparse.LIF", "spikesparse.SpikingVGG", "spikesparse.PoissonEncoder", "spikesparse.checkpoints.os.system"),
+    *(
+        "spikesparse.LIF",
+        "spikesparse.SpikingVGG",
+        "spikesparse.PoissonEncoder",
+        "spikesparse.runs.checkpoints.os.system",
+    ),
     *("torch.nn.Linear", "torch.nn.ReLU", "torch.optim.SGD", "torch.optim.lr_scheduler.LambdaLR", "functools.partial"),
     *("pytorch_lightning.callbacks.LambdaCallback", "pytorch_lightning.callbacks.EarlyStopping", "AdamW", "SGD"),
     *(f"{name}.Canary" for name in CANARIES),

@@ -30,12 +30,12 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
-from spikesparse import saving
 from spikesparse.__main__ import main as spikesparse  # noqa: E402
 from spikesparse.files import whole_files  # noqa: E402
-from spikesparse.resume import newest  # noqa: E402
+from spikesparse.runs import saving
+from spikesparse.runs.result import machine  # noqa: E402
+from spikesparse.runs.resume import newest  # noqa: E402
 from spikesparse.settings.command_line import run_name  # noqa: E402
-from spikesparse.summary import machine  # noqa: E402
 from spikesparse.training.module import SpikingClassifier  # noqa: E402
 
 EVERY = 4  # optimizer steps between two checkpoints

@@ -30,7 +30,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from spikesparse.__main__ import main as spikesparse
 from spikesparse.files.paths import CONFIGS
 from spikesparse.files.whole_files import replace_file
-from spikesparse.summary import machine
+from spikesparse.runs.result import machine
 
 SEED = 0
 WARM_UP = 0.2

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from spikesparse.summary import machine
+from spikesparse.runs.result import machine
 
 
 def about_machine(*names: str) -> dict[str, Any]:
-    """Of :func:`spikesparse.summary.machine`, in its order, what is named; by default what a timing hangs on."""
+    """Of :func:`spikesparse.runs.result.machine`, in its order, what is named; by default what a timing hangs on."""
     wanted = names or ("hardware", "threads", "torch", "commit")
     return {name: value for name, value in machine().items() if name in wanted}
 

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from spikesparse import SpikingVGG
 from spikesparse.__main__ import main
-from spikesparse.bill_files import bill_table, read_rows, write_bill
 from spikesparse.errors import UserError
 from spikesparse.metrics import EnergyConstants, SpikeBill, SpikeCounts
 from spikesparse.metrics.bill import DEFINITIONS
 from spikesparse.nn import LayerSizes
-from spikesparse.summary import headline, run_result
+from spikesparse.runs.bill_files import bill_table, read_rows, write_bill
+from spikesparse.runs.result import headline, run_result
 
 # A plain average pool in front of the classifier: 40 dense synapses, 10 connections.
 SIZES = LayerSizes(

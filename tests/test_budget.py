@@ -16,11 +16,11 @@ import yaml
 
 from spikesparse import SparsityAnnealing, SpikeBudget, load_run
 from spikesparse.__main__ import main
-from spikesparse.checkpoints import BestCheckpoint
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.report.runs import read_run
+from spikesparse.runs.checkpoints import BestCheckpoint
 from spikesparse.settings.command_line import asks_for_no_penalty, run_name
 from spikesparse.sparsity.control import LARGEST, LEAST, adapted, moved, step_by_accuracy, step_by_count
 from spikesparse.sparsity.weight import in_force

@@ -16,10 +16,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from spikesparse import LIF, CIFAR10DataModule, SparsityAnnealing, SpikingClassifier, SpikingVGG
-from spikesparse.checkpoints import BestCheckpoint
 from spikesparse.errors import UserError
 from spikesparse.files.checkpoint import check_state_dict, read_checkpoint
-from spikesparse.saving import LastCheckpoint
+from spikesparse.runs.checkpoints import BestCheckpoint
+from spikesparse.runs.saving import LastCheckpoint
 from spikesparse.training.predict import PredictionWriter
 from spikesparse.training.process_state import ProcessState
 from spikesparse.training.silent_layers import SilentLayers

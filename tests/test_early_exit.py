@@ -16,9 +16,9 @@ from spikesparse.cli import SpikeCLI
 from spikesparse.data.loading import Batch
 from spikesparse.errors import UserError
 from spikesparse.exits.curve import ExitCurve
-from spikesparse.load import load_run
 from spikesparse.metrics import EnergyConstants
 from spikesparse.nn.early_exit import EarlyExit
+from spikesparse.runs.load import load_run
 from spikesparse.training.distillation import Distillation
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here

@@ -116,7 +116,7 @@ REFUSED = [
     *("pytorch_lightning.Trainer", "pytorch_lightning.cli.LightningCLI", "pytorch_lightning.cli.instantiate_class"),
     *("spikesparse.cli.SpikeCLI", "spikesparse.__main__.main", "spikesparse.search.trial.run_to_log"),
     *(
-        "spikesparse.checkpoints.Path",
+        "spikesparse.runs.checkpoints.Path",
         "spikesparse.files.locks.FileLock",
         "mine.Net",
         "torchmetrics.utilities.checks.os",
@@ -124,7 +124,7 @@ REFUSED = [
 ]
 ALLOWED = [
     *("spikesparse.SpikingVGG", "spikesparse.LIF", "spikesparse.PoissonEncoder", "spikesparse.SpikePenalty"),
-    *("spikesparse.checkpoints.BestCheckpoint", "spikesparse.LinearWarmupCosineAnnealingLR", "torch.nn.Linear"),
+    *("spikesparse.runs.checkpoints.BestCheckpoint", "spikesparse.LinearWarmupCosineAnnealingLR", "torch.nn.Linear"),
     *("torch.optim.AdamW", "torch.optim.lr_scheduler.MultiStepLR", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
     *("torch.nn.functional.relu", "pytorch_lightning.callbacks.EarlyStopping", "torchmetrics.Accuracy"),
     *("pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.strategies.DDPStrategy"),

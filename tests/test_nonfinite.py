@@ -16,7 +16,7 @@ from torch import nn
 from spikesparse import CIFAR10DataModule, DirectEncoder, SpikingClassifier, SpikingVGG, load_run
 from spikesparse.__main__ import main
 from spikesparse.errors import UserError
-from spikesparse.resume import newest
+from spikesparse.runs.resume import newest
 from spikesparse.sparsity.asked import told_by
 from spikesparse.training.nonfinite import bad_image, bad_output, bad_weight, layer_of
 from spikesparse.training.nonfinite_guard import NonFiniteGuard

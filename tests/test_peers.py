@@ -14,7 +14,7 @@ import torch
 from spikesparse import __main__
 from spikesparse.__main__ import main
 from spikesparse.errors import UserError
-from spikesparse.peers import check_nodes, is_first_process, lost_peer
+from spikesparse.runs.peers import check_nodes, is_first_process, lost_peer
 
 PERISH = '''
 import os

@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 import torch
 
-from spikesparse import saving
 from spikesparse.__main__ import main
 from spikesparse.data.loading import BatchRows
 from spikesparse.errors import UserError
 from spikesparse.files import whole_files
 from spikesparse.files.locks import FileLock
 from spikesparse.files.whole_files import replace_file, whole_file
-from spikesparse.resume import Finished, begin_folder, folder_of_command, gone_on_from, newest, write_identity
-from spikesparse.run_lock import hold, let_go
+from spikesparse.runs import saving
+from spikesparse.runs.identity import write_identity
+from spikesparse.runs.resume import Finished, begin_folder, folder_of_command, gone_on_from, newest
+from spikesparse.runs.run_lock import hold, let_go
 from spikesparse.settings.command_line import run_name
 from spikesparse.training.module import SpikingClassifier
 from spikesparse.training.process_state import ProcessState
@@ -303,7 +304,7 @@ def test_a_forked_process_holds_nothing(tmp_path):
     script = (
         "import os, pathlib, time\n"
         "from spikesparse.files.locks import FileLock\n"
-        "from spikesparse.run_lock import hold, let_go\n"
+        "from spikesparse.runs.run_lock import hold, let_go\n"
         "hold(pathlib.Path('seed0'))\n"
         "told, tell = os.pipe()\n"
         "forked, started = os.pipe()\n"

@@ -20,14 +20,14 @@ from pytorch_lightning import Trainer
 from fitting import Losses, fit
 from spikesparse import load_run
 from spikesparse.__main__ import main
-from spikesparse.bill_files import read_rows
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
-from spikesparse.runs import refuse_blocked
+from spikesparse.runs.bill_files import read_rows
+from spikesparse.runs.folder import refuse_blocked
+from spikesparse.runs.result import load_result
 from spikesparse.settings.command_line import changes_settings, run_name, with_checkpoint_settings, without_shown
 from spikesparse.settings.parser import COUNTS_OR_SHARES
-from spikesparse.summary import load_result
 from spikesparse.train import _compare_command
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here

@@ -404,7 +404,7 @@ def main() -> None:
 
 def write(path: Path, rows: list[Row], said: list[str]) -> None:
     """Write what survived as CSV. Why it may is for a person to say, in the last column: that stays if it is there."""
-    from spikesparse.summary import machine
+    from spikesparse.runs.result import machine
 
     known: dict[tuple[str, str], str] = {}
     with suppress(FileNotFoundError), path.open(newline="", encoding="utf-8") as before:

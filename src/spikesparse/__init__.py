@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from spikesparse.data.encoding import DirectEncoder as DirectEncoder
     from spikesparse.data.encoding import Encoder as Encoder
     from spikesparse.data.encoding import PoissonEncoder as PoissonEncoder
-    from spikesparse.load import load_run as load_run
     from spikesparse.metrics import Energy as Energy
     from spikesparse.metrics import SpikeRate as SpikeRate
     from spikesparse.metrics import SynapticOperations as SynapticOperations
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from spikesparse.nn import SpikingStack as SpikingStack
     from spikesparse.nn import SpikingVGG as SpikingVGG
     from spikesparse.nn.early_exit import EarlyExit as EarlyExit
+    from spikesparse.runs.load import load_run as load_run
     from spikesparse.sparsity import SparsityAnnealing as SparsityAnnealing
     from spikesparse.sparsity import SpikeBudget as SpikeBudget
     from spikesparse.sparsity import SpikePenalty as SpikePenalty
@@ -56,7 +56,7 @@ _PUBLIC = {
     "SpikingStack": "nn",
     "SpikingVGG": "nn",
     "SynapticOperations": "metrics",
-    "load_run": "load",
+    "load_run": "runs.load",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

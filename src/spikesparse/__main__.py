@@ -27,9 +27,9 @@ from typing import NoReturn
 
 from spikesparse.errors import UserError
 from spikesparse.files.names import printable
-from spikesparse.peers import is_first_process, lost_peer, watch_parent
 from spikesparse.quiet import quiet
-from spikesparse.run_lock import lacks_folder, let_go, vanished_folder
+from spikesparse.runs.peers import is_first_process, lost_peer, watch_parent
+from spikesparse.runs.run_lock import lacks_folder, let_go, vanished_folder
 
 _LONGEST = 4000  # characters of an error
 _INTERRUPTED = 128 + signal.SIGINT  # status

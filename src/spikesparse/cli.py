@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from spikesparse.checkpoints import refuse_unsafe_reading
 from spikesparse.guarded_cli import GuardedCLI
-from spikesparse.peers import is_first_process
-from spikesparse.resume import begin_folder, folder_of_command, refuse_nothing, settle_folder
-from spikesparse.runs import place_logger, refuse_a_crowd, refuse_spawning, run_folder
-from spikesparse.saving import LastCheckpoint
+from spikesparse.runs.checkpoints import refuse_unsafe_reading
+from spikesparse.runs.folder import place_logger, refuse_a_crowd, refuse_spawning, run_folder
+from spikesparse.runs.peers import is_first_process
+from spikesparse.runs.resume import begin_folder, folder_of_command, refuse_nothing, settle_folder
+from spikesparse.runs.saving import LastCheckpoint
 from spikesparse.settings.build import link_data_to_network
 from spikesparse.settings.parts import check_network
 from spikesparse.sparsity import SparsityAnnealing, SpikeBudget

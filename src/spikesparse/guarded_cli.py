@@ -12,9 +12,9 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.files.paths import CONFIGS
-from spikesparse.peers import check_nodes, is_first_process
-from spikesparse.runs import RunConfig
-from spikesparse.saving import WholeFileIO
+from spikesparse.runs.config import RunConfig
+from spikesparse.runs.peers import check_nodes, is_first_process
+from spikesparse.runs.saving import WholeFileIO
 from spikesparse.settings.bolts import load_bolts
 from spikesparse.settings.build import refuse_linked
 from spikesparse.settings.build_errors import SettingsErrors

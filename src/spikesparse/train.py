@@ -6,17 +6,29 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from spikesparse.bill_files import CSV as BILL_CSV
-from spikesparse.bill_files import JSON as BILL_JSON
-from spikesparse.bill_files import bill_table, read_rows, write_bill
 from spikesparse.cli import SpikeCLI
 from spikesparse.errors import UserError
 from spikesparse.files.closing import Closing
 from spikesparse.files.paths import CONFIGS
 from spikesparse.most_used import most_used_at_the_end
-from spikesparse.peers import is_first_process
-from spikesparse.resume import RUN, Finished, NothingToTrain, write_identity
-from spikesparse.runs import RunConfig
+from spikesparse.runs.bill_files import CSV as BILL_CSV
+from spikesparse.runs.bill_files import JSON as BILL_JSON
+from spikesparse.runs.bill_files import bill_table, read_rows, write_bill
+from spikesparse.runs.config import RunConfig
+from spikesparse.runs.identity import RUN, write_identity
+from spikesparse.runs.peers import is_first_process
+from spikesparse.runs.result import (
+    RunResult,
+    comparison_table,
+    console,
+    headline,
+    load_result,
+    machine,
+    read_result,
+    run_result,
+    save_result,
+)
+from spikesparse.runs.resume import Finished, NothingToTrain
 from spikesparse.settings.command_line import (
     asks_for_budget,
     asks_for_no_penalty,
@@ -28,17 +40,6 @@ from spikesparse.settings.command_line import (
 )
 from spikesparse.settings.plain import BUDGETS
 from spikesparse.sparsity.weight import in_force
-from spikesparse.summary import (
-    RunResult,
-    comparison_table,
-    console,
-    headline,
-    load_result,
-    machine,
-    read_result,
-    run_result,
-    save_result,
-)
 from spikesparse.training.dashboard.hparams import write_hparams
 from spikesparse.training.progress import TrainingTime
 

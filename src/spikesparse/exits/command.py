@@ -17,13 +17,13 @@ from spikesparse.exits.figure import draw
 from spikesparse.files.closing import Closing
 from spikesparse.files.run_folder import chosen_checkpoint, trained_precision
 from spikesparse.files.whole_files import replace_file
-from spikesparse.load import load_run
 from spikesparse.nn.early_exit import MEASURES, EarlyExit
+from spikesparse.runs.load import load_run
+from spikesparse.runs.result import console
 from spikesparse.settings.build_errors import SettingsErrors
 from spikesparse.settings.class_paths import split_allowed
 from spikesparse.sparsity.asked import check_fraction, told_by
 from spikesparse.sparsity.budget import COUNTED
-from spikesparse.summary import console
 from spikesparse.training.memory import check_memory
 from spikesparse.training.nonfinite_guard import NonFiniteGuard
 

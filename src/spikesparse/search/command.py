@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from spikesparse.errors import UserError
-from spikesparse.runs import refuse_blocked
+from spikesparse.runs.folder import refuse_blocked
 from spikesparse.settings.command_line import run_name
 
 _STUDIES = Path("runs", "pareto")

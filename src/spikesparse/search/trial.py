@@ -11,7 +11,7 @@ from spikesparse.errors import UserError
 from spikesparse.files.checkpoint import read_checkpoint
 from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import chosen_checkpoint
-from spikesparse.resume import folder_of_command, newest
+from spikesparse.runs.resume import folder_of_command, newest
 from spikesparse.settings.command_line import run_name
 
 LOG = "train.log"

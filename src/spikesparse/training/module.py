@@ -19,13 +19,13 @@ from spikesparse.data import CIFAR10DataModule
 from spikesparse.data.loading import Batch
 from spikesparse.errors import UserError, choose, path_of
 from spikesparse.files.checkpoint import check_state_dict, read_checkpoint
-from spikesparse.load import arguments_of
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.split import SplitMetrics
 from spikesparse.nn import SpikingNetwork, SpikingOutput
 from spikesparse.nn.early_exit import EarlyExit
 from spikesparse.nn.hooks import hooked
 from spikesparse.nn.network import output_of, takes
+from spikesparse.runs.load import arguments_of
 from spikesparse.settings.build_errors import SettingsErrors
 from spikesparse.sparsity import Penalty, SpikePenalty
 from spikesparse.sparsity.penalty import penalty_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.errors import UserError
-from spikesparse.files.checkpoint import CHOICES, read_checkpoint
-from spikesparse.files.run_folder import folder_of_checkpoint
-from spikesparse.files.whole_files import replace_file
-from spikesparse.peers import is_first_process
-from spikesparse.run_lock import hold
-from spikesparse.runs import set_aside
-from spikesparse.saving import LAST, PREVIOUS, STEP
-from spikesparse.settings.command_line import config_digest, file_digests, flag_value, run_name
-
-RUN = "run.json"  # which command made a run folder, and whether its training is over
+from spikesparse.files.checkpoint import read_checkpoint
+from spikesparse.runs.folder import set_aside
+from spikesparse.runs.identity import _is_of, _kept, write_identity
+from spikesparse.runs.peers import is_first_process
+from spikesparse.runs.run_lock import hold
+from spikesparse.runs.saving import LAST, PREVIOUS, STEP
+from spikesparse.settings.command_line import run_name
 
 
 @dataclass(frozen=True)
@@ -154,24 +150,6 @@ def begin_folder(folder: Path | None, config: Any, args: list[str], data: CIFAR1
     write_identity(folder, args)
 
 
-def write_identity(folder: Path, args: list[str], finished: bool = False, seconds: float | None = None) -> None:
-    """Say in a run folder which command it belongs to, and whether its training came to its end.
-
-    At the end it belongs to what it belonged to at the beginning: files may have been edited since.
-
-    Args:
-        folder: the run folder.
-        args: command line of ``fit``.
-        finished: it has come to its end.
-        seconds: that it took, all sittings together.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    begun = _kept(folder) if finished else {}
-    ended = {} if seconds is None else {"fit_seconds": round(seconds, 1)}
-    text = json.dumps({**_identity(args), **begun, "finished": finished, **ended, "command": args}, indent=2)
-    replace_file(folder / RUN, text + "\n")
-
-
 class TakenOver(Callback):
     """Notes in a run folder that a command which names its checkpoint trains on there, once it does.
 
@@ -189,35 +167,6 @@ class TakenOver(Callback):
         """Before any of its checkpoints is written; a command that is refused has left the run alone."""
         if trainer.is_global_zero:
             write_identity(self.folder, self.args)
-
-
-def _identity(args: list[str]) -> dict[str, Any]:
-    """What decides a run: most of it the folder's name says too, but not of one that was taken over."""
-    checkpoint = flag_value(args, "--ckpt_path")
-    its_own = checkpoint in (None, *CHOICES) or folder_of_checkpoint(checkpoint) is not None
-    return {
-        "configs": config_digest(args),
-        "data_dir": flag_value(args, "--data.data_dir"),
-        "trained_as": _trained_as(args),
-        "begun_from": None if its_own else checkpoint,
-        "files": file_digests(args),
-    }
-
-
-def _trained_as(args: list[str], earlier: bool = False) -> str:
-    return f"{run_name(args, earlier)}/seed{flag_value(args, '--seed_everything') or 0}"
-
-
-def _is_of(kept: dict[str, Any], args: list[str]) -> bool:
-    """Whether a run folder belongs to a command; what its run.json does not tell, being older, is taken as equal."""
-    ours = _identity(args)
-    theirs = {**ours, **kept}
-    if theirs["trained_as"] == _trained_as(args, earlier=True):
-        theirs["trained_as"] = ours["trained_as"]
-    known = theirs.pop("files") if isinstance(theirs["files"], dict) else {}
-    # A file that is gone by now decides nothing: the run that was made with it stays what it is.
-    same_files = all(known.get(name, digest) == digest for name, digest in ours.pop("files").items())
-    return "configs" in kept and same_files and all(theirs[name] == value for name, value in ours.items())
 
 
 def newest(folder: Path) -> Place | None:
@@ -242,11 +191,3 @@ def _place(path: Path) -> Place:
         return Place(path, int(checkpoint["epoch"]) + (0 if within else 1), step, within)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: it does not say how far it has come.") from error
-
-
-def _kept(folder: Path) -> dict[str, Any]:
-    try:
-        kept = json.loads((folder / RUN).read_text()) if (folder / RUN).is_file() else {}
-    except (OSError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) else {}

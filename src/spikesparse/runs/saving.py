@@ -17,10 +17,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from spikesparse.checkpoints import MovableCheckpoint
 from spikesparse.errors import UserError
 from spikesparse.files.checkpoint import read_checkpoint
 from spikesparse.files.whole_files import partial_name, remove_leftovers, whole_file
+from spikesparse.runs.checkpoints import MovableCheckpoint
 
 LAST, STEP, PREVIOUS = "last.ckpt", "step.ckpt", "previous.ckpt"
 
