@@ -17,8 +17,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from spikesparse.cli import SpikeCLI
-from spikesparse.quiet import quiet
+from spikesparse.commands.cli import SpikeCLI
+from spikesparse.commands.quiet import quiet
 from spikesparse.training.dashboard import Dashboard
 
 

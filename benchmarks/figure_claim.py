@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from plan import ROOT
 
-from spikesparse.search.published import ALLRED
+from spikesparse.commands.pareto.published import ALLRED
 
 
 class Line(NamedTuple):

@@ -48,7 +48,11 @@ PATHS = [
     ),
     *("torch.utils.benchmark.Timer", "torch.utils.collect_env.run", "torch.sys.modules", "torch.classes.load_library"),
     *("pytorch_lightning.Trainer", "pytorch_lightning.cli.LightningCLI", "pytorch_lightning.cli.instantiate_class"),
-    *("spikesparse.cli.SpikeCLI", "spikesparse.__main__.main", "spikesparse.search.trial.run_to_log"),
+    *(
+        "spikesparse.commands.cli.SpikeCLI",
+        "spikesparse.commands.main.main",
+        "spikesparse.commands.pareto.trial.run_to_log",
+    ),
     *(
         "spikesparse.LIF",
         "spikesparse.SpikingVGG",
@@ -287,7 +291,7 @@ class Watch:
 @contextlib.contextmanager
 def stopped_before_training() -> Iterator[list[str]]:
     """`fit` that ends once all is built, with one parser for all; gives the settings that there are."""
-    from spikesparse.cli import SpikeCLI
+    from spikesparse.commands.cli import SpikeCLI
 
     kept: dict[str, Any] = {}
     setup, run = SpikeCLI.setup_parser, SpikeCLI._run_subcommand
@@ -317,7 +321,7 @@ def stopped_before_training() -> Iterator[list[str]]:
 
 def outcome(path: Path, flags: list[str], limit: int) -> tuple[str, str]:
     """How `spikesparse fit` ends: "built", "refused" or a finding, and what it said."""
-    from spikesparse.__main__ import main
+    from spikesparse.commands.main import main
 
     out, err = io.StringIO(), io.StringIO()
     signal.alarm(limit)
@@ -397,7 +401,7 @@ def main() -> int:
     args = parser.parse_args()
     from tables import about_machine, append_rows
 
-    import spikesparse.train  # noqa: F401 (its memory is no case's)
+    import spikesparse.commands.train  # noqa: F401 (its memory is no case's)
 
     megabytes = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
     # An allocation above it fails, and is a finding, before the machine has none left.

@@ -30,7 +30,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
-from spikesparse.__main__ import main as spikesparse  # noqa: E402
+from spikesparse.commands.main import main as spikesparse  # noqa: E402
 from spikesparse.files import whole_files  # noqa: E402
 from spikesparse.runs import saving
 from spikesparse.runs.result import machine  # noqa: E402

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from plan import ROOT, Run, add_row, correct_images, row_of, rows_of
 
+from spikesparse.commands.report.runs import read_run
 from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import chosen_checkpoint
 from spikesparse.files.safe_yaml import read_yaml
-from spikesparse.report.runs import read_run
 from spikesparse.settings.command_line import run_name
 
 GRACE = 20  # seconds that a run has to close its files when the time is over

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from spikesparse.__main__ import main as spikesparse
+from spikesparse.commands.main import main as spikesparse
 from spikesparse.files.paths import CONFIGS
 from spikesparse.files.whole_files import replace_file
 from spikesparse.runs.result import machine

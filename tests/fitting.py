@@ -2,7 +2,7 @@
 
 from pytorch_lightning import Callback
 
-from spikesparse.cli import SpikeCLI
+from spikesparse.commands.cli import SpikeCLI
 
 
 class Losses(Callback):

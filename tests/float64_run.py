@@ -5,7 +5,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from spikesparse import CIFAR10DataModule, SpikingClassifier, SpikingVGG
-from spikesparse.quiet import quiet
+from spikesparse.commands.quiet import quiet
 
 GLOBAL_BATCH = 12
 

@@ -309,7 +309,7 @@ CONFIGS = {
     "code_through_torch": "sparsity: {schedule: {class_path: torch.os.system, init_args: {command: touch HARM}}}",
     "code_through_a_callback": "trainer: {callbacks: [{class_path: pytorch_lightning.callbacks.LambdaCallback, "
     "init_args: {on_fit_start: canary.harm}}]}",
-    "the_command_line_itself": "sparsity: {schedule: {class_path: spikesparse.cli.SpikeCLI, "
+    "the_command_line_itself": "sparsity: {schedule: {class_path: spikesparse.commands.cli.SpikeCLI, "
     "init_args: {args: [fit, --allow-import=canary, --sparsity.schedule=canary.harm]}}}",
     "a_process": "sparsity: {schedule: {class_path: torch.distributed.elastic.multiprocessing.subprocess_handler."
     "SubprocessHandler, init_args: {entrypoint: touch, args: [HARM], env: {}, stdout: x, stderr: y}}}",

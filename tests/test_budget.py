@@ -15,16 +15,16 @@ import torch
 import yaml
 
 from spikesparse import SparsityAnnealing, SpikeBudget, load_run
-from spikesparse.__main__ import main
-from spikesparse.cli import SpikeCLI
+from spikesparse.commands.cli import SpikeCLI
+from spikesparse.commands.main import main
+from spikesparse.commands.report.runs import read_run
+from spikesparse.commands.train import twin_args
 from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
-from spikesparse.report.runs import read_run
 from spikesparse.runs.checkpoints import BestCheckpoint
 from spikesparse.settings.command_line import asks_for_no_penalty, run_name
 from spikesparse.sparsity.control import LARGEST, LEAST, adapted, moved, step_by_accuracy, step_by_count
 from spikesparse.sparsity.weight import in_force
-from spikesparse.train import twin_args
 
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 ALONE = 10_000.0  # what the simulated network spends without penalty

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from spikesparse import SpikingClassifier, SpikingVGG
-from spikesparse.cli import SpikeCLI
+from spikesparse.commands.cli import SpikeCLI
 from spikesparse.files.paths import CONFIGS
 from spikesparse.settings.bolts import load_bolts
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spikesparse.data import convert as module
-from spikesparse.data.convert import CIFAR10_CLASSES, main
+from spikesparse.commands import convert as module
+from spikesparse.commands.convert import CIFAR10_CLASSES, main
 from spikesparse.data.sources import load_source
 from spikesparse.errors import UserError
 

@@ -21,8 +21,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from browser import Browser
 from browser import available as browser_is_available
-from spikesparse.__main__ import main
-from spikesparse.cli import SpikeCLI
+from spikesparse.commands.cli import SpikeCLI
+from spikesparse.commands.main import main
 from spikesparse.errors import UserError
 from spikesparse.settings.command_line import run_name
 from spikesparse.training.dashboard import Dashboard, custom_scalars

@@ -9,7 +9,7 @@ import torch
 
 from fitting import Losses, fit
 from spikesparse import CIFAR10DataModule, SpikingVGG, load_run
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 from spikesparse.errors import UserError
 from spikesparse.settings.build import build_encoder
 from spikesparse.settings.parser import limited_imports

@@ -18,11 +18,11 @@ from torch import nn
 
 from float64_run import network, save_images, train
 from spikesparse import CIFAR10DataModule, SpikingClassifier, SpikingVGG
+from spikesparse.commands.quiet import quiet
 from spikesparse.errors import UserError
 from spikesparse.metrics import Energy, SpikeRate, SynapticOperations
 from spikesparse.nn import LIF, LayerSizes, SpikeTally
 from spikesparse.nn.early_exit import EarlyExit
-from spikesparse.quiet import quiet
 from spikesparse.training.sync_batchnorm import SharedStatistics
 
 SIZES = LayerSizes({"conv1": 20, "fc1": 5}, {"conv1": 40, "fc1": 100, "classifier": 50})

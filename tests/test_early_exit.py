@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from fitting import Losses, fit
 from spikesparse import SpikingClassifier, SpikingVGG
-from spikesparse.__main__ import main
-from spikesparse.cli import SpikeCLI
+from spikesparse.commands.cli import SpikeCLI
+from spikesparse.commands.exits.curve import ExitCurve
+from spikesparse.commands.main import main
 from spikesparse.data.loading import Batch
 from spikesparse.errors import UserError
-from spikesparse.exits.curve import ExitCurve
 from spikesparse.metrics import EnergyConstants
 from spikesparse.nn.early_exit import EarlyExit
 from spikesparse.runs.load import load_run

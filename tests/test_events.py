@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from spikesparse.__main__ import main
-from spikesparse.report.runs import read_run
+from spikesparse.commands.main import main
+from spikesparse.commands.report.runs import read_run
 from spikesparse.settings.command_line import run_name
 from spikesparse.training.module import SpikingClassifier
 

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from spikesparse.exits.search import THRESHOLDS, ExitSearch, chance_of_right
+from spikesparse.commands.exits.search import THRESHOLDS, ExitSearch, chance_of_right
 
 T, N = 3, 400
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from spikesparse.__main__ import main, say_no_trace
+from spikesparse.commands.main import main, say_no_trace
 from spikesparse.files.checkpoint import read_checkpoint
 from spikesparse.settings.command_line import run_name
 from spikesparse.training.module import SpikingClassifier
@@ -169,7 +169,7 @@ def test_a_locale_without_utf8(tiny_args, tmp_path):
 def test_a_disk_that_fills_up_ends_no_barrier(tiny_args):
     """Only the first of two processes writes a checkpoint, and learns that it cannot; logs are small enough."""
     script = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
-    script += "from spikesparse.__main__ import entry; entry()"
+    script += "from spikesparse.commands.main import entry; entry()"
     Path("limited.py").write_text(script)
     args = [*tiny_args, "--trainer.devices=2", "--trainer.strategy=ddp", "--model.net.architecture=64-P-F64"]
     args += ["--trainer.max_epochs=3", "--sparsity.end_epoch=3"]  # no best.ckpt, for want of which it would end

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import formula
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 from spikesparse.errors import UserError
 from spikesparse.ops import NeuronSpec, backends, cpu, neuron_scan, reference
 from spikesparse.ops.batch_norm import fold

@@ -57,7 +57,7 @@ def test_fuzzer_tells_any_other_ending(ends, finding, monkeypatch):
         print("spikesparse: error: a\nspikesparse: error: b" if ends == "two" else "", file=sys.stderr)
         return 2 if ends == "two" else ends
 
-    monkeypatch.setattr("spikesparse.__main__.main", main)
+    monkeypatch.setattr("spikesparse.commands.main.main", main)
     assert outcome(Path("x.yaml"), [], 60)[0] == finding
 
 

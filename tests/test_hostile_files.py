@@ -14,7 +14,7 @@ import yaml
 from torchvision.datasets import CIFAR10
 
 import hostile
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 from spikesparse.data import cifar
 from spikesparse.data.sources import load_source
 from spikesparse.errors import UserError

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from spikesparse import CIFAR10DataModule, EarlyExit, SpikingClassifier, load_run
-from spikesparse.__main__ import main
-from spikesparse.cli import SpikeCLI
+from spikesparse.commands.cli import SpikeCLI
+from spikesparse.commands.main import main
 from spikesparse.errors import UserError
 from spikesparse.settings.class_paths import as_flags, check_path, split_allowed
 from spikesparse.settings.command_line import named_settings, run_name
@@ -114,7 +114,11 @@ REFUSED = [
         "torch.nn.modules.module.warnings",
     ),
     *("pytorch_lightning.Trainer", "pytorch_lightning.cli.LightningCLI", "pytorch_lightning.cli.instantiate_class"),
-    *("spikesparse.cli.SpikeCLI", "spikesparse.__main__.main", "spikesparse.search.trial.run_to_log"),
+    *(
+        "spikesparse.commands.cli.SpikeCLI",
+        "spikesparse.commands.main.main",
+        "spikesparse.commands.pareto.trial.run_to_log",
+    ),
     *(
         "spikesparse.runs.checkpoints.Path",
         "spikesparse.files.locks.FileLock",
@@ -311,8 +315,8 @@ def test_settings_are_not_fetched_from_the_network(capsys):
 
 def test_a_study_is_the_same_with_the_flag_and_its_trials_get_it():
     pytest.importorskip("optuna", reason="the search extra is not installed")
-    from spikesparse.search.plan import Plan
-    from spikesparse.search.space import Space
+    from spikesparse.commands.pareto.plan import Plan
+    from spikesparse.commands.pareto.space import Space
 
     plans = [
         Plan("s", Path(), ["--a=1", *more], Space({}, []), "synops", 1, 1, 0, "")

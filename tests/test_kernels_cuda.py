@@ -234,7 +234,7 @@ def test_early_exits_are_found_where_the_trainer_took_the_module_off_the_device(
     from pytorch_lightning import Trainer
 
     from spikesparse import CIFAR10DataModule, SpikingVGG
-    from spikesparse.exits.curve import ExitCurve
+    from spikesparse.commands.exits.curve import ExitCurve
     from spikesparse.metrics import EnergyConstants
     from spikesparse.nn.early_exit import EarlyExit
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spikesparse import CIFAR10DataModule, SpikingVGG
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 from spikesparse.training.memory import least_bytes, memory_of, ran_out
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
@@ -79,5 +79,5 @@ def test_memory_that_runs_out_all_the_same_ends_in_one_line(capsys, monkeypatch)
         torch.empty(1 << 60)
     assert ran_out(error.value)
     assert not ran_out(RuntimeError("anything else"))
-    monkeypatch.setattr("spikesparse.train.fit", lambda args: torch.empty(1 << 60))
+    monkeypatch.setattr("spikesparse.commands.train.fit", lambda args: torch.empty(1 << 60))
     assert "memory ran out" in refusal(["fit"], capsys)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from spikesparse import train
-from spikesparse.__main__ import main
+from spikesparse.commands import train
+from spikesparse.commands.main import main
 from spikesparse.data.sources import load_source
 from spikesparse.errors import UserError
 from spikesparse.files import closing

@@ -38,7 +38,7 @@ for name in ("connect", "connect_ex"):
 socket.getaddrinfo = refusing(socket.getaddrinfo, lambda args: args[0])
 """
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)"
-IMPORT = "from spikesparse import *; import spikesparse.cli, spikesparse.report.command, spikesparse.search.command"
+IMPORT = "from spikesparse import *; import spikesparse.commands.cli, spikesparse.commands.report.command, spikesparse.commands.pareto.command"
 
 
 @pytest.fixture(params=["namespace", "refusals"])

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from spikesparse import CIFAR10DataModule, DirectEncoder, SpikingClassifier, SpikingVGG, load_run
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 from spikesparse.errors import UserError
 from spikesparse.runs.resume import newest
 from spikesparse.sparsity.asked import told_by

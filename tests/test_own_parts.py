@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from spikesparse import LIF, SparsityAnnealing, SpikingVGG, load_run
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.nn import SpikingNetwork, SpikingNeuron

@@ -19,18 +19,18 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from PIL import Image
 
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
+from spikesparse.commands.pareto import close as closing
+from spikesparse.commands.pareto import figure, testing, worker
+from spikesparse.commands.pareto.close import close
+from spikesparse.commands.pareto.front import FIGURE, FRONT, TRIALS, rows, write_tables
+from spikesparse.commands.pareto.plan import Plan, is_cifar10, make_plan
+from spikesparse.commands.pareto.published import SORBARO, SORBARO_FIRST_LAYER
+from spikesparse.commands.pareto.space import DEFAULT, Space, read_space
+from spikesparse.commands.pareto.study import hand_back, open_study, origin, take_up_lost_trials
+from spikesparse.commands.pareto.trial import TrialFailed
 from spikesparse.errors import UserError
 from spikesparse.files.locks import FileLock
-from spikesparse.search import close as closing
-from spikesparse.search import figure, testing, worker
-from spikesparse.search.close import close
-from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
-from spikesparse.search.plan import Plan, is_cifar10, make_plan
-from spikesparse.search.published import SORBARO, SORBARO_FIRST_LAYER
-from spikesparse.search.space import DEFAULT, Space, read_space
-from spikesparse.search.study import hand_back, open_study, origin, take_up_lost_trials
-from spikesparse.search.trial import TrialFailed
 
 SPACE = {
     "search": {

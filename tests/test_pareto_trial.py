@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from spikesparse.__main__ import main
-from spikesparse.search import trial
-from spikesparse.search.trial import measured, train
+from spikesparse.commands.main import main
+from spikesparse.commands.pareto import trial
+from spikesparse.commands.pareto.trial import measured, train
 
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 FOLDER = Path("runs/pareto/s/trial0001")

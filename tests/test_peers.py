@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from spikesparse import __main__
-from spikesparse.__main__ import main
+from spikesparse.commands import main as __main__
+from spikesparse.commands.main import main
 from spikesparse.errors import UserError
 from spikesparse.runs.peers import check_nodes, is_first_process, lost_peer
 

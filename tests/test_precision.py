@@ -5,7 +5,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from spikesparse import CIFAR10DataModule, SparsityAnnealing, SpikingClassifier, SpikingVGG
-from spikesparse.quiet import quiet
+from spikesparse.commands.quiet import quiet
 
 EPOCHS = 4
 TAGS = {"accuracy": "accuracy/val", "spikes": "efficiency/spikes_per_image/val", "loss": "loss/task/val"}

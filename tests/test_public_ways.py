@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from oracle import Oracle
 from spikesparse import CIFAR10DataModule, SpikingClassifier, SpikingVGG, load_run
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 from spikesparse.metrics import EnergyConstants
 
 COUNTS = ("spikes", "synops", "macs", "input_spikes", "pooling_spikes")

@@ -11,15 +11,15 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from browser import Browser, available
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
+from spikesparse.commands.report import png
+from spikesparse.commands.report.command import report_page
+from spikesparse.commands.report.compare import ABSENT, baseline_first, differences, labels
+from spikesparse.commands.report.plots import BARS, CURVES, drawn, layers
+from spikesparse.commands.report.png import write_pngs
+from spikesparse.commands.report.results import results
+from spikesparse.commands.report.runs import find_runs, read_run
 from spikesparse.metrics.bill import DEFINITIONS
-from spikesparse.report import png
-from spikesparse.report.command import report_page
-from spikesparse.report.compare import ABSENT, baseline_first, differences, labels
-from spikesparse.report.plots import BARS, CURVES, drawn, layers
-from spikesparse.report.png import write_pngs
-from spikesparse.report.results import results
-from spikesparse.report.runs import find_runs, read_run
 from spikesparse.settings.plain import flat
 
 EPOCHS, MINUS = 4, "\N{MINUS SIGN}"
@@ -346,7 +346,7 @@ def test_without_bokeh_the_way_to_install_it_is_named(twin_and_sparse, monkeypat
 @pytest.mark.slow
 def test_report_needs_no_torch(twin_and_sparse):
     code = (
-        "import sys; from spikesparse.__main__ import main; code = main(['report', sys.argv[1]]); "
+        "import sys; from spikesparse.commands.main import main; code = main(['report', sys.argv[1]]); "
         "print(code, 'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(twin_and_sparse[0])]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/experiment/digits.yaml"
@@ -29,7 +29,7 @@ def test_every_command_of_the_plan_is_understood(cifar_like_npz):
     """One run of each recipe, parsed as the command line parses it."""
     from plan import read_plan
 
-    from spikesparse.cli import SpikeCLI
+    from spikesparse.commands.cli import SpikeCLI
 
     class Parsed(Exception):
         pass
@@ -51,7 +51,7 @@ def test_every_command_of_the_plan_is_understood(cifar_like_npz):
 def test_the_recipe_of_many_steps_is_what_its_rows_were_made_with(steps, capsys):
     from plan import read_plan
 
-    from spikesparse.__main__ import main
+    from spikesparse.commands.main import main
 
     def settings(*args):
         with pytest.raises(SystemExit):

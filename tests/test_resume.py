@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 from spikesparse.data.loading import BatchRows
 from spikesparse.errors import UserError
 from spikesparse.files import whole_files

@@ -19,8 +19,9 @@ from pytorch_lightning import Trainer
 
 from fitting import Losses, fit
 from spikesparse import load_run
-from spikesparse.__main__ import main
-from spikesparse.cli import SpikeCLI
+from spikesparse.commands.cli import SpikeCLI
+from spikesparse.commands.main import main
+from spikesparse.commands.train import _compare_command
 from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.runs.bill_files import read_rows
@@ -28,7 +29,6 @@ from spikesparse.runs.folder import refuse_blocked
 from spikesparse.runs.result import load_result
 from spikesparse.settings.command_line import changes_settings, run_name, with_checkpoint_settings, without_shown
 from spikesparse.settings.parser import COUNTS_OR_SHARES
-from spikesparse.train import _compare_command
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
@@ -670,7 +670,7 @@ def test_unknown_subcommand_lists_those_there_are(capsys):
 
 def test_version_and_help_need_no_torch():
     code = (
-        "import sys; from spikesparse.__main__ import main; main(['--version']); main(['--help']); "
+        "import sys; from spikesparse.commands.main import main; main(['--version']); main(['--help']); "
         "print('torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

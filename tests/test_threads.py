@@ -9,7 +9,7 @@ from torch import nn
 
 from oracle import Oracle
 from spikesparse import LIF, SpikePenalty, SpikingLayer, SpikingStack
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 from spikesparse.ops import NeuronSpec, backends, cpu, reference
 from spikesparse.ops.problem import Scan
 from spikesparse.ops.surrogate import surrogate

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 from spikesparse import CIFAR10DataModule, SpikingClassifier, SpikingVGG, load_run
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
 from spikesparse.settings.command_line import run_name
 
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spikesparse.__main__ import main
+from spikesparse.commands.main import main
+from spikesparse.commands.report.runs import read_run
 from spikesparse.errors import UserError
 from spikesparse.files.safe_yaml import load_yaml
-from spikesparse.report.runs import read_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 

@@ -9,7 +9,6 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from spikesparse.errors import UserError
 from spikesparse.sparsity.weight import in_force
 
 
@@ -89,18 +88,3 @@ class BestCheckpoint(MovableCheckpoint):
         self._validated_epoch = state_dict.get("validated_epoch", -1)
         if state_dict.get("choice", "") == self._choice:
             super().load_state_dict(state_dict)
-
-
-def refuse_unsafe_reading(config: Any) -> None:
-    """Have Lightning read checkpoints without running code.
-
-    Args:
-        config: the settings of a subcommand; its ``weights_only`` is set.
-
-    Raises:
-        UserError: if they ask for the contrary.
-    """
-    if config.get("weights_only") is False:
-        raise UserError("--weights_only=false: a checkpoint could run any code then; leave it out.")
-    if "weights_only" in config:
-        config.weights_only = True

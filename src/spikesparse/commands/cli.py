@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from spikesparse.guarded_cli import GuardedCLI
-from spikesparse.runs.checkpoints import refuse_unsafe_reading
-from spikesparse.runs.folder import place_logger, refuse_a_crowd, refuse_spawning, run_folder
+from spikesparse.commands.guarded_cli import GuardedCLI, refuse_a_crowd, refuse_spawning, refuse_unsafe_reading
+from spikesparse.runs.folder import place_logger, run_folder
 from spikesparse.runs.peers import is_first_process
 from spikesparse.runs.resume import begin_folder, folder_of_command, refuse_nothing, settle_folder
 from spikesparse.runs.saving import LastCheckpoint

@@ -10,11 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 from spikesparse import __version__
+from spikesparse.commands.report.plots import Drawn, drawn
+from spikesparse.commands.report.runs import find_runs, read_run
 from spikesparse.errors import UserError
 from spikesparse.files.closing import Closing
 from spikesparse.files.whole_files import replace_file
-from spikesparse.report.plots import Drawn, drawn
-from spikesparse.report.runs import find_runs, read_run
 
 
 def main(args: list[str]) -> None:
@@ -43,7 +43,7 @@ def main(args: list[str]) -> None:
         raise UserError(f"--out={parsed.out}: cannot be written ({error})") from error
     written: list[Path] = []
     with Closing().part(pngs):  # the charts are in the page too
-        from spikesparse.report.png import write_pngs
+        from spikesparse.commands.report.png import write_pngs
 
         written = write_pngs(runs, pngs)
     print(f"report        {parsed.out}: {len(runs)} run(s), {len(html.encode()) / 1e6:.1f} MB, opens in any browser")
@@ -69,8 +69,8 @@ def report_page(runs: list[Drawn], command: str) -> str:
         raise UserError(
             'a report is drawn by bokeh, which is not installed: pip install "spikesparse[report]"'
         ) from error
-    from spikesparse.report.charts import charts
-    from spikesparse.report.page import Origin, page
+    from spikesparse.commands.report.charts import charts
+    from spikesparse.commands.report.page import Origin, page
 
     versions = {"spikesparse": __version__, "Python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("bokeh", "matplotlib", "tensorboard")}

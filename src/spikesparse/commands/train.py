@@ -6,28 +6,19 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from spikesparse.cli import SpikeCLI
+from spikesparse.commands.cli import SpikeCLI
+from spikesparse.commands.help import most_used_at_the_end
+from spikesparse.commands.tables import bill_table, comparison_table, console, headline
 from spikesparse.errors import UserError
 from spikesparse.files.closing import Closing
 from spikesparse.files.paths import CONFIGS
-from spikesparse.most_used import most_used_at_the_end
 from spikesparse.runs.bill_files import CSV as BILL_CSV
 from spikesparse.runs.bill_files import JSON as BILL_JSON
-from spikesparse.runs.bill_files import bill_table, read_rows, write_bill
+from spikesparse.runs.bill_files import read_rows, write_bill
 from spikesparse.runs.config import RunConfig
 from spikesparse.runs.identity import RUN, write_identity
 from spikesparse.runs.peers import is_first_process
-from spikesparse.runs.result import (
-    RunResult,
-    comparison_table,
-    console,
-    headline,
-    load_result,
-    machine,
-    read_result,
-    run_result,
-    save_result,
-)
+from spikesparse.runs.result import RunResult, load_result, machine, read_result, run_result, save_result
 from spikesparse.runs.resume import Finished, NothingToTrain
 from spikesparse.settings.command_line import (
     asks_for_budget,

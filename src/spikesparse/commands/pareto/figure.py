@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from spikesparse.commands.pareto.published import ALLRED, SORBARO, SORBARO_FIRST_LAYER
 from spikesparse.files.whole_files import whole_file
-from spikesparse.search.published import ALLRED, SORBARO, SORBARO_FIRST_LAYER
 
 Row = dict[str, Any]
 _OURS, _TWIN, _FAINT, _ALLRED, _SORBARO = "#1f6feb", "#d1495b", "#b3b8c0", "#b26a00", "#3d8b5f"
@@ -34,7 +34,7 @@ def with_first_layer(row: Row) -> float:
 
 
 def write_figure(table: list[Row], path: Path, title: str, cifar10: bool, split: str = "val") -> None:
-    """Draw the finished trials of :func:`spikesparse.search.front.rows`.
+    """Draw the finished trials of :func:`spikesparse.commands.pareto.front.rows`.
 
     Args:
         table: its rows.

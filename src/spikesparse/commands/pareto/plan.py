@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spikesparse.cli import SpikeCLI
+from spikesparse.commands.cli import SpikeCLI
+from spikesparse.commands.pareto.space import BUDGET, LAMBDA, RAMP, Space
 from spikesparse.errors import UserError
-from spikesparse.search.space import BUDGET, LAMBDA, RAMP, Space
 from spikesparse.settings.class_paths import split_allowed
 from spikesparse.settings.command_line import asks_for_budget, config_digest, file_digests, without_shown
 from spikesparse.settings.plain import BUDGETS

@@ -11,13 +11,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from spikesparse.commands.pareto.plan import Plan
+from spikesparse.commands.pareto.space import BUDGET, LAMBDA
+from spikesparse.commands.pareto.study import STARTED, hand_back, origin, take_up_lost_trials
+from spikesparse.commands.pareto.trial import LOG, TrialFailed, measured, train
 from spikesparse.errors import UserError
 from spikesparse.files.locks import FileLock
 from spikesparse.runs.result import machine
-from spikesparse.search.plan import Plan
-from spikesparse.search.space import BUDGET, LAMBDA
-from spikesparse.search.study import STARTED, hand_back, origin, take_up_lost_trials
-from spikesparse.search.trial import LOG, TrialFailed, measured, train
 
 _HOPELESS = 3  # failed trials while none finished
 

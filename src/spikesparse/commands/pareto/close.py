@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from optuna.study import Study
 
+from spikesparse.commands.pareto.figure import write_figure
+from spikesparse.commands.pareto.front import FIGURE, FRONT, TRIALS, rows, write_tables
+from spikesparse.commands.pareto.plan import Plan
+from spikesparse.commands.pareto.testing import test_front
 from spikesparse.files.closing import Closing
 from spikesparse.files.locks import FileLock
-from spikesparse.search.figure import write_figure
-from spikesparse.search.front import FIGURE, FRONT, TRIALS, rows, write_tables
-from spikesparse.search.plan import Plan
-from spikesparse.search.testing import test_front
 
 
 def close(study: Study, plan: Plan, test: bool) -> None:

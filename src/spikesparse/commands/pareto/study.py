@@ -16,9 +16,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from spikesparse.commands.pareto.plan import Plan
 from spikesparse.errors import UserError
 from spikesparse.files.locks import FileLock
-from spikesparse.search.plan import Plan
 from spikesparse.settings.command_line import without_shown
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from spikesparse.commands.pareto.plan import Plan
+from spikesparse.commands.pareto.study import origin
 from spikesparse.files.whole_files import replace_file
-from spikesparse.search.plan import Plan
-from spikesparse.search.study import origin
 
 FRONT, TRIALS, FIGURE = "front.csv", "trials.csv", "front.png"
 _MEASURED = ("accuracy_val", "spikes", "synops", "first_layer_synops", "first_layer_macs", "energy_uj")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from spikesparse.report.compare import baseline_first, labels
-from spikesparse.report.runs import Run
+from spikesparse.commands.report.compare import baseline_first, labels
+from spikesparse.commands.report.runs import Run
 from spikesparse.settings.plain import number
 
 # Okabe and Ito's colours, told apart by colour-blind readers, the palest last; the baseline is grey. Runs that share a

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from spikesparse.report.compare import ABSENT, shown
-from spikesparse.report.plots import Drawn
-from spikesparse.report.runs import Run
+from spikesparse.commands.report.compare import ABSENT, shown
+from spikesparse.commands.report.plots import Drawn
+from spikesparse.commands.report.runs import Run
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from bokeh.embed import components
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
-from spikesparse.report.compare import ABSENT, common, differences, differences_from_base
-from spikesparse.report.plots import BARS, CURVES, SPLITS, Drawn
-from spikesparse.report.results import Cell, headline, long_origins, origins, results
+from spikesparse.commands.report.compare import ABSENT, common, differences, differences_from_base
+from spikesparse.commands.report.plots import BARS, CURVES, SPLITS, Drawn
+from spikesparse.commands.report.results import Cell, headline, long_origins, origins, results
 from spikesparse.settings.plain import mapping, readable
 
 _FILES = Path(__file__).parent

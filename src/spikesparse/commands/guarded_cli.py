@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from typing import Any
 
+import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from spikesparse.commands.help import unread_flags
 from spikesparse.data import CIFAR10DataModule
+from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.runs.config import RunConfig
 from spikesparse.runs.peers import check_nodes, is_first_process
@@ -26,7 +31,6 @@ from spikesparse.settings.words import Refused
 from spikesparse.training.loggers import LoggersFailForThemselves
 from spikesparse.training.memory import check_memory
 from spikesparse.training.module import SpikingClassifier
-from spikesparse.unread import unread_flags
 
 
 class GuardedCLI(LightningCLI):
@@ -107,3 +111,35 @@ class GuardedCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
         return trainer
+
+
+def refuse_spawning(strategy: Any) -> None:
+    """Refuse strategies whose processes keep what they measured: this one makes the tables and files."""
+    if isinstance(strategy, str) and re.match(r"ddp_(spawn|fork|notebook)", strategy):
+        raise UserError(f"--trainer.strategy={strategy}: on the command line, use --trainer.strategy=ddp.")
+
+
+def refuse_a_crowd(trainer: Any) -> None:
+    """Refuse far more processes on a CPU than it has cores: each takes half a gigabyte before it has begun."""
+    on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+    devices, most = str(trainer.devices), 4 * (os.cpu_count() or 1)
+    if on_cpu and devices.isdecimal() and int(devices) > most:
+        raise UserError(
+            f"--trainer.devices={devices}: on a CPU that is a process each, and {most} are the most on these "
+            f"{most // 4} cores."
+        )
+
+
+def refuse_unsafe_reading(config: Any) -> None:
+    """Have Lightning read checkpoints without running code.
+
+    Args:
+        config: the settings of a subcommand; its ``weights_only`` is set.
+
+    Raises:
+        UserError: if they ask for the contrary.
+    """
+    if config.get("weights_only") is False:
+        raise UserError("--weights_only=false: a checkpoint could run any code then; leave it out.")
+    if "weights_only" in config:
+        config.weights_only = True

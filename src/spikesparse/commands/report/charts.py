@@ -9,7 +9,7 @@ from bokeh.models import ColumnDataSource, DataRange1d, FactorRange, HoverTool, 
 from bokeh.plotting import figure
 from bokeh.transform import dodge
 
-from spikesparse.report.plots import (
+from spikesparse.commands.report.plots import (
     BARS,
     CURVES,
     SPLITS,

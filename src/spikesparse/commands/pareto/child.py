@@ -1,4 +1,4 @@
-"""A training run that ends when the worker that started it does: python -m spikesparse.search.child fit ...
+"""A training run that ends when the worker that started it does: python -m spikesparse.commands.pareto.child fit ...
 
 Standard input is a pipe whose other end the worker holds. The system closes it however the worker ends, also by
 kill -9; and the run, which nobody waits for any more, must not go on writing where another worker takes the trial up.
@@ -20,6 +20,6 @@ def _end_with_worker() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_worker, daemon=True).start()
-    from spikesparse.__main__ import main
+    from spikesparse.commands.main import main
 
     sys.exit(main())

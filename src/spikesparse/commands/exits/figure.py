@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from spikesparse.exits.curve import Exits
+from spikesparse.commands.exits.curve import Exits
 from spikesparse.files.whole_files import whole_file
 
 

@@ -35,7 +35,7 @@ def main(args: list[str]) -> None:
         raise UserError(
             'the search is done by optuna, which is not installed: pip install "spikesparse[search]"'
         ) from error
-    from spikesparse.search.space import DEFAULT
+    from spikesparse.commands.pareto.space import DEFAULT
 
     for name in ("trials", "workers", "heartbeat", "grace"):
         if getattr(ours, name) < 1:
@@ -70,10 +70,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _search(ours: argparse.Namespace, training: list[str], args: list[str]) -> None:
-    from spikesparse.search.plan import make_plan
-    from spikesparse.search.space import read_space
-    from spikesparse.search.study import open_study
-    from spikesparse.search.worker import work
+    from spikesparse.commands.pareto.plan import make_plan
+    from spikesparse.commands.pareto.space import read_space
+    from spikesparse.commands.pareto.study import open_study
+    from spikesparse.commands.pareto.worker import work
 
     folder = _STUDIES / ours.study
     refuse_blocked(folder)
@@ -84,7 +84,7 @@ def _search(ours: argparse.Namespace, training: list[str], args: list[str]) -> N
     else:
         work(study, plan, poll=min(ours.heartbeat, 5))
     if not ours.helper:
-        from spikesparse.search.close import close
+        from spikesparse.commands.pareto.close import close
 
         close(study, plan, ours.test)
 

@@ -8,9 +8,9 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from spikesparse.commands.exits.search import ExitSearch, chance_of_right
 from spikesparse.data.loading import Batch
 from spikesparse.errors import UserError
-from spikesparse.exits.search import ExitSearch, chance_of_right
 from spikesparse.metrics import EnergyConstants, SpikeCounts
 from spikesparse.nn import SpikeTally, SpikingNetwork
 from spikesparse.nn.early_exit import EarlyExit, confidence_of, stopped_after

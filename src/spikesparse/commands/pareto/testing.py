@@ -7,12 +7,12 @@ from pathlib import Path
 
 from optuna.study import Study
 
+from spikesparse.commands.pareto.front import tested_key
+from spikesparse.commands.pareto.plan import Plan
+from spikesparse.commands.pareto.trial import LOG, run_to_log
 from spikesparse.errors import UserError
 from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import trainer_settings
-from spikesparse.search.front import tested_key
-from spikesparse.search.plan import Plan
-from spikesparse.search.trial import LOG, run_to_log
 from spikesparse.settings.class_paths import as_flags
 
 

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from spikesparse.files.whole_files import whole_file
-from spikesparse.report.plots import (
+from spikesparse.commands.report.plots import (
     BARS,
     CURVES,
     SPLITS,
@@ -27,6 +26,7 @@ from spikesparse.report.plots import (
     pareto_front,
     side_by_side,
 )
+from spikesparse.files.whole_files import whole_file
 
 _MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
 _HATCHES = {"circle": "", "square": "//", "triangle": "\\\\", "diamond": "xx"}  # of bars of the same colour

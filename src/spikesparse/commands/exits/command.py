@@ -10,16 +10,16 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 from rich.table import Table
 
+from spikesparse.commands.exits.curve import ExitCurve, Exits
+from spikesparse.commands.exits.figure import draw
+from spikesparse.commands.tables import console
 from spikesparse.data import CIFAR10DataModule
 from spikesparse.errors import UserError
-from spikesparse.exits.curve import ExitCurve, Exits
-from spikesparse.exits.figure import draw
 from spikesparse.files.closing import Closing
 from spikesparse.files.run_folder import chosen_checkpoint, trained_precision
 from spikesparse.files.whole_files import replace_file
 from spikesparse.nn.early_exit import MEASURES, EarlyExit
 from spikesparse.runs.load import load_run
-from spikesparse.runs.result import console
 from spikesparse.settings.build_errors import SettingsErrors
 from spikesparse.settings.class_paths import split_allowed
 from spikesparse.sparsity.asked import check_fraction, told_by

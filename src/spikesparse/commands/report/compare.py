@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from spikesparse.commands.report.runs import Run
 from spikesparse.files.paths import CONFIGS
 from spikesparse.files.safe_yaml import read_yaml
-from spikesparse.report.runs import Run
 from spikesparse.settings.plain import flat
 
 # Where a run was written, what it went on from and what it printed: not what it is.

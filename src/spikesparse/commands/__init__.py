@@ -1,0 +1,1 @@
+"""A module or folder for each command."""
