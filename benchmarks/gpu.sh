@@ -55,7 +55,7 @@ stage() { # NAME SECONDS COMMAND...
 }
 
 csv=(--csv "$out/train_step.csv")
-stage kernels 100 "$python" -m pytest tests/test_kernels_cuda.py
+stage kernels 100 "$python" -m pytest tests/ops/test_kernels_cuda.py
 stage table 270 "${step[@]}" "${table[@]}" "${all[@]}" "${csv[@]}" --budget 260
 stage sweep-few 65 "${step[@]}" "${few[@]}" --contestants "$sweep" --measure time --together "${csv[@]}" --budget 60
 stage sweep-many 65 "${step[@]}" "${many[@]}" --contestants "$sweep" --measure time --together "${csv[@]}" --budget 60

@@ -23,7 +23,7 @@ TEMPLATE = "spikesparse"
 #: Files that are about the template itself, whatever the project's name.
 KEPT = ("CITATION.cff", "CHANGELOG.md", "LICENSE", "results/")
 #: Files that only this step needs.
-DONE = ("tools/rename.py", "tests/test_rename.py")
+DONE = ("tools/rename.py", "tests/project/test_rename.py")
 ORIGIN = (
     f"Made from the {TEMPLATE} template ([citation](CITATION.cff)), which implements Allred, Spencer, Srinivasan and "
     "Roy,\n*Explicitly Trained Spiking Sparsity in Spiking Neural Networks with Backpropagation*\n"

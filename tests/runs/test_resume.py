@@ -31,7 +31,7 @@ from spikesparse.settings.command_line import run_name
 from spikesparse.training.module import SpikingClassifier
 from spikesparse.training.process_state import ProcessState
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
 

@@ -37,7 +37,7 @@ from spikesparse.training.dashboard.pictures import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["Overview", "Objective", "Layers", "Efficiency", "Health"]
 PICTURES = ["pictures/1_input", "pictures/2_raster", "pictures/3_layer_by_time", "pictures/4_where_spikes_fall"]
 

@@ -7,11 +7,11 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
 
-# The pages on parts of one's own are files and commands: tests/test_own_parts.py runs these.
+# The pages on parts of one's own are files and commands: tests/settings/test_own_parts.py runs these.
 PAGES = sorted(set(DOCS.glob("*.md")) - set(DOCS.glob("own_*.md")))
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from spikesparse.commands.main import main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/experiment/digits.yaml"
 
 

@@ -305,7 +305,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @pytest.mark.slow
 def test_corpus_is_read_in_a_process_of_bounded_memory():
-    code = BOUNDED.format(tests=str(Path(__file__).parent))
+    code = BOUNDED.format(tests=str(Path(__file__).parents[1]))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) < MOST_MB

@@ -10,7 +10,7 @@ import pytest
 
 from spikesparse.files.paths import PACKAGE
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 import spikesparse
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = [
     entry
     for page in sorted((ROOT / "docs" / "reference").glob("*.md"))

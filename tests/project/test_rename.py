@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OLD, NEW = "spikesparse", "quietnet_2"
 
 #: Every line that may hold the old name afterwards: what was measured, what it was made from, and whom to cite.
@@ -136,7 +136,7 @@ def test_what_is_the_template_s_stays_and_what_only_it_needs_goes(renamed):
     project, said = renamed
     for name in ("LICENSE", "CITATION.cff", "CHANGELOG.md", "results/crosscheck.csv", f"src/{NEW}/data/digits.npz"):
         assert (project / name).read_bytes() == (ROOT / name.replace(NEW, OLD)).read_bytes(), name
-    for name in ("tools/rename.py", "tests/test_rename.py", f"src/{OLD}"):
+    for name in ("tools/rename.py", "tests/project/test_rename.py", f"src/{OLD}"):
         assert not (project / name).exists()
     mentions = run("git", "grep", "-l", "make rename", cwd=project).stdout.split()
     assert mentions in ([], ["CHANGELOG.md"])

@@ -13,7 +13,7 @@ from spikesparse.settings.bolts import load_bolts
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
-# A search space is no configuration: tests/test_pareto.py reads it.
+# A search space is no configuration: tests/commands/test_pareto.py reads it.
 FILES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml") if p.parent.name != "search")
 CUT = [
     "--trainer.accelerator=cpu",
@@ -67,7 +67,7 @@ def test_experiments_that_change_class_state_what_the_old_class_would_leave_behi
 
 
 def test_optimizer_by_flags_is_another_than_the_config_s(cifar_like_npz):
-    sgd = yaml.safe_load((Path(__file__).parents[1] / "benchmarks/plan.yaml").read_text())["vgg9_sgd"]["flags"]
+    sgd = yaml.safe_load((Path(__file__).parents[2] / "benchmarks/plan.yaml").read_text())["vgg9_sgd"]["flags"]
     cli = SpikeCLI(
         [
             "fit",
