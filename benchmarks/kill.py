@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 from spikesparse.commands.main import main as spikesparse  # noqa: E402
 from spikesparse.files import whole_files  # noqa: E402
-from spikesparse.runs import saving
+from spikesparse.runs import saving  # noqa: E402
 from spikesparse.runs.result import machine  # noqa: E402
 from spikesparse.runs.resume import newest  # noqa: E402
 from spikesparse.settings.command_line import run_name  # noqa: E402

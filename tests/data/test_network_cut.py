@@ -38,7 +38,8 @@ for name in ("connect", "connect_ex"):
 socket.getaddrinfo = refusing(socket.getaddrinfo, lambda args: args[0])
 """
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)"
-IMPORT = "from spikesparse import *; import spikesparse.commands.cli, spikesparse.commands.report.command, spikesparse.commands.pareto.command"
+COMMANDS = ("cli", "report.command", "pareto.command")
+IMPORT = "; ".join(["from spikesparse import *", *(f"import spikesparse.commands.{name}" for name in COMMANDS)])
 
 
 @pytest.fixture(params=["namespace", "refusals"])
