@@ -77,7 +77,8 @@ def _commit() -> str:
     Rows that a run adds to results/ do not count: the next run is of the same code.
     """
     git = ["git", "-C", str(Path(__file__).parent)]
-    try:
+    try:  # an installed package may lie in somebody's checkout, which says nothing of its code
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run(
             [*git, "diff", "--quiet", "HEAD", "--", ":(top)", ":(top,exclude)results"], capture_output=True, check=False
