@@ -2,7 +2,7 @@
 
     python benchmarks/figure_claim.py docs/claim.png
 
-Everything in it is read from results/, by iso_accuracy.py.
+Everything in it is read from results/, as `spikesparse campaign` compares.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iso_accuracy import SEEDS, Comparison, compare
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
-from plan import ROOT
 
+from spikesparse.commands.campaign.comparison import SEEDS, Comparison, compare
 from spikesparse.commands.pareto.published import ALLRED
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Line(NamedTuple):

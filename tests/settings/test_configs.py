@@ -67,7 +67,7 @@ def test_experiments_that_change_class_state_what_the_old_class_would_leave_behi
 
 
 def test_optimizer_by_flags_is_another_than_the_config_s(cifar_like_npz):
-    sgd = yaml.safe_load((Path(__file__).parents[2] / "benchmarks/plan.yaml").read_text())["vgg9_sgd"]["flags"]
+    sgd = yaml.safe_load((CONFIGS / "campaign/vgg9_sgd.yaml").read_text())["flags"]
     cli = SpikeCLI(
         [
             "fit",

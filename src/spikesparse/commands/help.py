@@ -50,6 +50,8 @@ What most runs need; --print_config shows every setting and what it is.
   --budget.target N                in place of a lambda: spikes per image, and the lambda is found
   --budget.reduction 0.7 --budget.baseline BEST.ckpt           the same: 70 % less than a twin spends
   --fresh                          begin anew where a run of the same command lies
+  --seeds N                        of train and compare: under seeds 0 to N - 1 (or 3,4), with means and intervals;
+                                   --workers M runs at once, --results DIR for their rows
   --allow-import PREFIX            class paths may name your own modules below it; see docs/safety.md
 """
 

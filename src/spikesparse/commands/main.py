@@ -6,6 +6,7 @@ spikesparse fit | validate | test | predict ...                Lightning's own; 
 spikesparse report RUN [RUN ...]                               finished runs side by side, as one HTML file
 spikesparse exits RUN                                          accuracy and spikes at each confidence of early exit
 spikesparse pareto --config FILE --trials 24 --workers 2       search for accurate and quiet networks; the front
+spikesparse campaign PLAN                                      recipes, twins and seeds, compared with intervals
 spikesparse convert FOLDER OUT.npz                             a folder of images as one file
 
 All but report and convert take --allow-import PREFIX (again, or several with commas): class paths in settings may name
@@ -34,7 +35,7 @@ from spikesparse.runs.run_lock import lacks_folder, let_go, vanished_folder
 _LONGEST = 4000  # characters of an error
 _INTERRUPTED = 128 + signal.SIGINT  # status
 _UNREAD = 128 + 13  # SIGPIPE's, where there is one: `| head` has read enough
-_GO_ON = ("train", "compare", "fit", "pareto")  # where they stopped
+_GO_ON = ("train", "compare", "fit", "pareto", "campaign")  # where they stopped
 
 
 def _command(name: str) -> Callable[[list[str]], object] | None:
@@ -63,6 +64,10 @@ def _command(name: str) -> Callable[[list[str]], object] | None:
         from spikesparse.commands.pareto.command import main as pareto
 
         return pareto
+    if name == "campaign":
+        from spikesparse.commands.campaign.command import main as campaign
+
+        return campaign
     return None
 
 
@@ -114,10 +119,10 @@ def main(args: list[str] | None = None) -> int:
     try:
         command = _command(args[0])
         if command is None:
-            known = "train, compare, fit, validate, test, predict, report, exits, pareto, convert"
+            known = "train, compare, fit, validate, test, predict, report, exits, pareto, campaign, convert"
             raise UserError(f"{args[0]!r} is no subcommand. There are: {known}.")
         quiet()
-        if args[0] == "report":
+        if args[0] in ("report", "campaign"):  # what they train, others do
             command(args[1:])
         else:
             return _run_on_lightning(command, args)

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from spikesparse.commands.campaign.seeds import over_seeds
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.help import most_used_at_the_end
 from spikesparse.commands.tables import bill_table, comparison_table, console, headline
@@ -46,11 +47,15 @@ def train(args: list[str]) -> RunResult | None:
     is; ``--fresh`` makes it anew.
 
     Args:
-        args: command line of ``fit``, and ``--fresh``.
+        args: command line of ``fit``, and ``--fresh``; with ``--seeds``, one run under each, and their mean.
 
     Returns:
-        The test result; None where there is none to tell (fast_dev_run, no epochs, or a process other than the first).
+        The test result; None where there is none to tell (fast_dev_run, no epochs, several seeds, or a process
+        other than the first).
     """
+    if _asks_for_seeds(args):
+        over_seeds("seeds", args, lambda rest: {_recipe(rest): rest})
+        return None
     fresh, args = _without_fresh(args)
     if is_first_process() and not _asks_for_text(args):
         _say_what_is_trained(args)
@@ -194,13 +199,17 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any], c
 def compare(args: list[str]) -> None:
     """Train the accuracy-only twin (lambda 0) and the sparse network from the same seed, and compare them.
 
-    As in :func:`train`, a run that is there already is not trained again, unless by ``--fresh``.
+    As in :func:`train`, a run that is there already is not trained again, unless by ``--fresh``. With ``--seeds`` they
+    are trained under each, with means, an interval and a verdict at the end.
     """
     if _asks_for_text(args):
         train(args)
         return
     if asks_for_no_penalty(args):
         raise UserError("--sparsity.end_value is 0: compare trains that twin itself; name the sparse network's lambda.")
+    if _asks_for_seeds(args):
+        over_seeds("compare", args, lambda rest: {"twin": twin_args(rest), "sparse": rest})
+        return
     twin = train(twin_args(args))
     sparse = train(args)
     if twin is not None and sparse is not None:
@@ -259,6 +268,14 @@ def _print(result: RunResult, rows: dict[str, dict[str, Any]], title: str) -> No
 
 def _asks_for_text(args: list[str]) -> bool:
     return any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in args)
+
+
+def _asks_for_seeds(args: list[str]) -> bool:
+    return flag_value(args, "--seeds") is not None and not _asks_for_text(args)
+
+
+def _recipe(args: list[str]) -> str:
+    return "+".join(experiments(args)) or "base"
 
 
 def _experiment(args: list[str]) -> str:

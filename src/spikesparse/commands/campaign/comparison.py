@@ -1,25 +1,21 @@
 """Is it iso-accuracy? Sparse recipes beside their twin, over seeds, with intervals.
 
-    python benchmarks/iso_accuracy.py vgg7_iso [--twin twin] [--metric spikes_per_image] [--seeds 0 1]
-    python benchmarks/iso_accuracy.py vgg7_eight_steps --twin vgg7_sixteen_steps/twin
-
-Reads results/<campaign>.csv and, of each row, which test images were right. A recipe is *iso-accurate* if its mean drop
-in test accuracy is at most 0.2 point and the upper end of the drop's 95 % interval at most 0.5; *within a point* if
-both are at most 1; *less accurate* if all of the interval lies above 1, and else undecided. The interval is a bootstrap
-over seeds and, within a seed, over test images: twin and sparse network of one seed are measured on the same drawn
-images. Fewer than five seeds decide nothing.
+A recipe is *iso-accurate* if its mean drop in test accuracy is at most 0.2 point and the upper end of the drop's 95 %
+interval at most 0.5; *within a point* if both are at most 1; *less accurate* if all of the interval lies above 1, and
+else undecided. The interval is a bootstrap over seeds and, within a seed, over test images: twin and sparse network of
+one seed are measured on the same drawn images. Fewer than five seeds decide nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from plan import ROOT, correct_of, rows_of
+
+from spikesparse.commands.campaign.rows import correct_of, rows_of
 
 SEEDS = 5  # that a verdict needs
 METRICS = {  # columns of the rows: their heading, and how a mean is written
@@ -132,7 +128,8 @@ class _Measured(NamedTuple):
 
 def _measured(campaign: str, results: Path, chosen: Container[int] | None) -> dict[str, dict[int, _Measured]]:
     """Recipe -> seed -> what was measured, and which test images were right."""
-    right, found = dict(correct_of(campaign, results)), {}
+    right = dict(correct_of(campaign, results))
+    found: dict[str, dict[int, _Measured]] = {}
     for row in rows_of(campaign, results):
         recipe, seed = row["recipe"], int(row["seed"])
         if chosen is None or seed in chosen:
@@ -154,23 +151,3 @@ def table(comparisons: list[Comparison], metric: str) -> str:
             f"| {c.recipe} | {c.seeds} | {c.accuracy:.2f} % | {c.count:{written}} | {change} | {drop} | {verdict} |"
         )
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Print the table of a campaign."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("campaign")
-    parser.add_argument("--twin", default="twin", help="a recipe, or <campaign>/<recipe> of another campaign")
-    parser.add_argument("--metric", default="spikes_per_image", choices=list(METRICS))
-    parser.add_argument("--seeds", type=int, nargs="+", help="these alone (default: all)")
-    parser.add_argument("--results", type=Path, default=ROOT / "results")
-    asked = parser.parse_args()
-    found = compare(asked.campaign, asked.twin, asked.metric, asked.results, asked.seeds)
-    if not found:
-        seeds = "" if asked.seeds is None else f" of seeds {', '.join(map(str, asked.seeds))}"
-        parser.error(f"{asked.results}/{asked.campaign}.csv has no rows of {asked.twin}{seeds}")
-    print(table(found, asked.metric))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""``spikesparse campaign``: a plan of recipes, twins and seeds, run to its end and compared."""
