@@ -23,7 +23,7 @@ CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train compare pareto test test-slow test-all lint format types docs docs-serve crosscheck overhead peers \
-  benchmark fuzz soak reproduce kill mutate tensorboard report rename clean
+  benchmark fuzz soak campaign reproduce kill mutate tensorboard report rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -39,14 +39,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps lightning-bolts==0.7.0
 	@touch $@
 
-train: $(READY) ## train and test EXPERIMENT (default: digits) with ARGS; goes on if stopped, FRESH=1 begins anew
-	@$(RUN) -m spikesparse train $(CONFIG) $(ARGS) $(if $(FRESH),--fresh)
-
-compare: $(READY) ## train EXPERIMENT and its accuracy-only twin, and compare spikes and accuracy
-	@$(RUN) -m spikesparse compare $(CONFIG) $(ARGS) $(if $(FRESH),--fresh)
-
 WORKERS ?= 1
 TRIALS ?= 24
+OVER_SEEDS = $(if $(SEEDS),--seeds=$(SEEDS) --workers=$(WORKERS))
+
+train: $(READY) ## train and test EXPERIMENT (default: digits) with ARGS; goes on if stopped, FRESH=1 begins anew, SEEDS=5 averages
+	@$(RUN) -m spikesparse train $(CONFIG) $(ARGS) $(if $(FRESH),--fresh) $(OVER_SEEDS)
+
+compare: $(READY) ## train EXPERIMENT and its accuracy-only twin, and compare spikes and accuracy (SEEDS=5: with intervals)
+	@$(RUN) -m spikesparse compare $(CONFIG) $(ARGS) $(if $(FRESH),--fresh) $(OVER_SEEDS)
 
 pareto: $(READY) ## search EXPERIMENT for accurate and quiet networks: TRIALS in all, WORKERS at once; goes on if stopped
 	@$(RUN) -m spikesparse pareto $(CONFIG) --trials=$(TRIALS) --workers=$(WORKERS) $(ARGS)
@@ -119,8 +120,12 @@ fuzz: $(READY) ## 10,000 mutated configurations through the command line, none o
 soak: $(READY) ## 6,000 short epochs in one process: does memory, a file or a thread stay behind? (25 minutes)
 	$(RUN) benchmarks/soak.py --csv results/soak.csv $(ARGS)
 
-reproduce: $(READY) ## make the rows that results/ lacks of benchmarks/plan.yaml (ARGS: --budget 8m, --only TEXT, --npz FILE)
-	@$(RUN) benchmarks/reproduce.py --missing $(ARGS)
+campaign: $(READY) ## run PLAN of configs/campaign, WORKERS at once, and compare; goes on if stopped (without PLAN: list them)
+	@$(RUN) -m spikesparse campaign $(PLAN) --workers=$(WORKERS) $(ARGS)
+
+reproduce: $(READY)
+	@echo "make reproduce is now make campaign PLAN=all, or of one plan: make campaign PLAN=vgg7_iso"
+	@$(RUN) -m spikesparse campaign all --workers=$(WORKERS) $(ARGS)
 
 kill: $(READY) ## kill a run 20 times at random moments, and compare it with the one that was not (minutes)
 	@$(RUN) benchmarks/kill.py $(ARGS)

@@ -8,7 +8,7 @@
 # Tables are appended in OUT (default: results/) as they come, each stage's output goes to OUT/gpu_<stage>.log, and a
 # stage that fails or outlasts its time does not stop the others. STAGES names some of them only. Two are not among them:
 # STAGES=epochs takes four minutes more: whole epochs of training, eager and with CUDA graphs; STAGES=rows takes nine:
-# rows that the plan lacks (ROWS, default: "--missing --only vgg9_eight --npz data/cifar10.npz"), five beside each other.
+# rows that a campaign lacks (ROWS, default: "vgg9_eight_steps --npz data/cifar10.npz"), five beside each other.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -28,7 +28,7 @@ if [[ ${FAST:-} ]]; then
   profiles="spikesparse,limit eager channels-last"
   profiled=(--architecture 8-P-16-P-F32 --batch 4 --timesteps 2 --precision float32)
   epochs=(--config configs/experiment/cifar10_vgg7_cpu.yaml --images 400 --side 8 --epochs 2 "plain:")
-  rows=${ROWS:---missing --only digits_loop/twin/} workers=2
+  rows=${ROWS:-digits_loop --only digits_loop/twin/} workers=2
 else
   export TORCHINDUCTOR_COMPILE_THREADS=${TORCHINDUCTOR_COMPILE_THREADS:-4} # of each worker; eight are prepared at a time
   step+=(--architecture vgg9 --precision bf16-mixed --parallel 8)
@@ -41,7 +41,7 @@ else
   profiles="spikesparse,limit channels-last"
   profiled=(--timesteps 8 --batch 128)
   epochs=("eager: --model.compile=off" "graphs: --model.compile=reduce-overhead")
-  rows=${ROWS:---missing --only vgg9_eight --npz data/cifar10.npz} workers=5
+  rows=${ROWS:-vgg9_eight_steps --npz data/cifar10.npz} workers=5
 fi
 
 names=() codes=()
@@ -63,11 +63,9 @@ stage memory 45 "${step[@]}" "${memory[@]}" --contestants "$held" --measure memo
 stage profile 45 "$python" benchmarks/profile_step.py "${profiled[@]}" --device "$device" \
   --contestants "$profiles" --csv "$out/train_step_profile.csv"
 stage epochs 240 "$python" benchmarks/epoch_time.py "${epochs[@]}" --csv "$out/epoch_time.csv"
-# each stops by itself in time: what it was making goes on the next time
-beside='for ((n = 0; n < $1; n++)); do "${@:2}" --budget 510s & made+=($!); done
-  for each in "${made[@]}"; do wait "$each" || failed=1; done; exit "${failed:-0}"'
+# it stops by itself in time: what it was making goes on the next time
 # shellcheck disable=SC2086 # ROWS is a list of words
-stage rows 540 bash -c "$beside" rows "$workers" "$python" benchmarks/reproduce.py $rows --results "$out"
+stage rows 540 "$python" -m spikesparse campaign $rows --workers "$workers" --budget 510s --results "$out"
 
 failed=0
 for index in "${!names[@]}"; do

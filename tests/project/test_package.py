@@ -51,5 +51,16 @@ def test_network_code_does_not_import_lightning():
 
 def test_make_help_lists_every_target():
     text = subprocess.run(["make", "-C", str(REPOSITORY)], capture_output=True, text=True, check=True).stdout
-    for target in ("train", "compare", "test", "test-all", "lint", "format", "types", "docs", "tensorboard"):
+    for target in (
+        "train",
+        "compare",
+        "campaign",
+        "test",
+        "test-all",
+        "lint",
+        "format",
+        "types",
+        "docs",
+        "tensorboard",
+    ):
         assert f"make {target} " in text
