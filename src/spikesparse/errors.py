@@ -13,16 +13,46 @@ class UserError(ValueError):
     """
 
 
-def choose(kind: str, name: object, known: Iterable[str], flag: str) -> str:
+class ArgumentError(UserError):
+    """A value that an argument of a class cannot take.
+
+    In Python the text names the argument, and what it takes. The command line shows the argument's flag in its place.
+
+    Args:
+        argument: its name; behind its class, as in ``SpikeBudget.by``, where several classes have one of that name.
+        value: as it is to be shown.
+        reason: what is wrong with it. Other arguments stand in it in backticks: "only `norm=none` reads it".
+
+    >>> print(ArgumentError("decay", 2, "it must lie in (0, 1]; 1 never leaks."))
+    decay must lie in (0, 1], not 2; 1 never leaks.
+    >>> print(ArgumentError("initialization", "he", "only `norm=none` reads it."))
+    initialization=he: only `norm=none` reads it.
+    """
+
+    def __init__(self, argument: str, value: object, reason: str) -> None:
+        self.argument, self.value, self.reason = argument, value, reason
+        takes, remedy, rest = reason.partition("; ")
+        if takes.startswith("it must "):
+            stop = "" if remedy else "."
+            takes = takes.removeprefix("it ").removesuffix(".")
+            super().__init__(f"{argument} {takes}, not {value}{stop}{remedy}{rest}")
+        else:
+            super().__init__(f"{argument}={value}: {reason}")
+
+    def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, object, str]]:
+        return type(self), (self.argument, self.value, self.reason)
+
+
+def choose(kind: str, name: object, known: Iterable[str], argument: str) -> str:
     """Return ``name`` if it is one of ``known``.
 
     Raises:
-        UserError: naming the flag, the value and every name there is.
+        ArgumentError: naming the argument, the value and every name there is.
     """
     known = list(known)
     if isinstance(name, str) and name in known:
         return name
-    raise UserError(f"{flag}={name!r}: there is no {kind} of that name. There are: {', '.join(known)}.")
+    raise ArgumentError(argument, repr(name), f"there is no {kind} of that name. There are: {', '.join(known)}.")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -26,6 +26,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+from spikesparse.commands.flags import with_flags
 from spikesparse.commands.quiet import quiet
 from spikesparse.errors import UserError
 from spikesparse.files.names import printable
@@ -127,7 +128,7 @@ def main(args: list[str] | None = None) -> int:
         else:
             return _run_on_lightning(command, args)
     except UserError as error:
-        return _refuse(str(error))
+        return _refuse(with_flags(error))
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _output_is_unread():
             return _UNREAD

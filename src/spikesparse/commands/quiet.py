@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
+
+from spikesparse.commands.flags import with_flags
+from spikesparse.files.paths import PACKAGE
 
 #: (start of the message, as a regular expression; why it is of no use here)
 IGNORED = (
@@ -25,9 +29,27 @@ IGNORED = (
 
 
 def quiet() -> None:
-    """Leave those messages out. Called by the command line only, never on import."""
+    """Leave those messages out, and name flags in our own. Called by the command line only, never on import."""
     for message in IGNORED:
         warnings.filterwarnings("ignore", message=message)
+    warnings.formatwarning = _formatted
+    ours = logging.getLogger("spikesparse")
+    ours.handlers, ours.propagate = [_Printed()], False
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
     )
+
+
+class _Printed(logging.Handler):
+    """Prints what our modules say, among the other lines of a command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(with_flags(record.getMessage()), flush=True)
+
+
+def _formatted(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """As Python does, with flags in our own warnings."""
+    text = with_flags(str(message)) if Path(filename).is_relative_to(PACKAGE) else str(message)
+    return f"{filename}:{lineno}: {category.__name__}: {text}\n"

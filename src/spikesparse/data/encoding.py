@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spikesparse.data.philox import POISSON, uniform
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import ArgumentError, choose
 from spikesparse.settings.parts import refusal
 
 #: Normalisations that an encoder may ask the data module for.
@@ -57,7 +57,7 @@ class PoissonEncoder(Encoder):
 
     def __init__(self, signed: bool = True, gain: float = 1.0) -> None:
         if not gain > 0:
-            raise UserError(f"--data.encoder.gain={gain}: a gain must be above 0; 1 is the pixel's own value.")
+            raise ArgumentError("gain", gain, "it must be above 0; 1 is the pixel's own value.")
         self.signed, self.gain = signed, gain
         self.normalization = "signed_unit" if signed else "unit"
 
@@ -88,4 +88,4 @@ def make_encoder(encoder: str | Encoder) -> Encoder:
         return encoder
     if isinstance(encoder, str) and "." in encoder:  # a class path that could not be taken is left as a string
         raise refusal("data.encoder", encoder)
-    return ENCODERS[choose("encoder", encoder, ENCODERS, "--data.encoder")]()
+    return ENCODERS[choose("encoder", encoder, ENCODERS, "encoder")]()

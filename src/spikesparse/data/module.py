@@ -18,7 +18,7 @@ from spikesparse.data.loading import Batch, BatchRows, IndexedImages, batch_load
 from spikesparse.data.philox import SHUFFLE, permutation
 from spikesparse.data.sources import SOURCES, image_files, load_source, stack_images
 from spikesparse.data.splits import stratified_split
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import ArgumentError, UserError, choose
 
 # Per-channel mean and standard deviation of the training pixels in [0, 1].
 CIFAR_STATISTICS = {
@@ -95,8 +95,8 @@ class CIFAR10DataModule(LightningDataModule):
             ("num_workers", num_workers, 0),
         ):
             if value < least:
-                raise UserError(f"--data.{name}={value}: it must be at least {least}.")
-        self.source = choose("data source", source, SOURCES, "--data.source")
+                raise ArgumentError(name, value, f"it must be at least {least}.")
+        self.source = choose("data source", source, SOURCES, "source")
         self.data_dir, self.val_split, self.train_images = data_dir, val_split, train_images
         self.batch_size = batch_size
         self.timesteps, self.encoder = timesteps, make_encoder(encoder)
@@ -105,9 +105,10 @@ class CIFAR10DataModule(LightningDataModule):
         self.shuffle, self.pin_memory, self.drop_last = shuffle, pin_memory, drop_last
         self.resident, self.predict_on = resident, predict_on
         if resident and num_workers:
-            raise UserError(
-                f"--data.num_workers={num_workers}: worker processes cannot reach images that lie on the device; with "
-                "--data.resident=true leave it at 0."
+            raise ArgumentError(
+                "num_workers",
+                num_workers,
+                "worker processes cannot reach images that lie on the device; with `resident=true` leave it at 0.",
             )
         self._on_device: dict[int, Images] = {}
         self._draws: tuple[tuple[int, int, torch.device], Tensor] | None = None  # of an epoch's augmentation
@@ -146,7 +147,7 @@ class CIFAR10DataModule(LightningDataModule):
         labels = self.dataset.train.labels
         training, validation = stratified_split(labels, size, self.seed)
         if self.train_images is not None and self.train_images != len(training):
-            kept = stratified_split(labels[training], self.train_images, self.seed, "--data.train_images")[1]
+            kept = stratified_split(labels[training], self.train_images, self.seed, "train_images")[1]
             training = training[kept]
         return training, validation
 
@@ -194,9 +195,10 @@ class CIFAR10DataModule(LightningDataModule):
 
     def _check_classes(self) -> None:
         if self.num_classes < 2:
-            raise UserError(
-                f"--data.data_dir={self.data_dir}: all images are of one class, {self.dataset.classes[0]}; a network "
-                "learns to tell two or more apart."
+            raise ArgumentError(
+                "data_dir",
+                self.data_dir,
+                f"all images are of one class, {self.dataset.classes[0]}; a network learns to tell two or more apart.",
             )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -208,9 +210,8 @@ class CIFAR10DataModule(LightningDataModule):
         height, width = self.input_shape[1:]
         for name, pixels in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
             if pixels >= min(height, width):
-                raise UserError(
-                    f"--data.{name}={pixels}: of some images of {width}x{height} pixels nothing would be left; lower "
-                    "it."
+                raise ArgumentError(
+                    name, pixels, f"of some images of {width}x{height} pixels nothing would be left; lower it."
                 )
         return self._loader(self.dataset.train, self.split[0], training=True)
 
@@ -234,18 +235,18 @@ class CIFAR10DataModule(LightningDataModule):
     def predicted_folder(self) -> tuple[Images, list[Path]]:
         """The unlabelled images of the folder that ``predict_on`` names, and their files."""
         if self._predicted_folder is None:
-            folder = Path(self.predict_on)
+            folder, where = Path(self.predict_on), f"`predict_on={self.predict_on}`"
             if not folder.is_dir():
-                raise UserError(f"--data.predict_on={self.predict_on}: neither val nor test nor a folder of images.")
+                raise UserError(f"{where}: neither val nor test nor a folder of images.")
             paths = image_files(folder)
             if not paths:
-                raise UserError(f"--data.predict_on={self.predict_on}: no PNG or JPEG image in it.")
-            arrays = stack_images(paths, f"--data.predict_on={self.predict_on}")
-            images = to_images(arrays, np.full(len(paths), -1), f"--data.predict_on={self.predict_on}")
+                raise UserError(f"{where}: no PNG or JPEG image in it.")
+            arrays = stack_images(paths, where)
+            images = to_images(arrays, np.full(len(paths), -1), where)
             height, width = self.input_shape[1:]
             if tuple(images.images.shape[2:]) != (height, width):
                 raise UserError(
-                    f"--data.predict_on={self.predict_on}: images are {arrays.shape[2]}x{arrays.shape[1]} pixels; the "
+                    f"{where}: images are {arrays.shape[2]}x{arrays.shape[1]} pixels; the "
                     f"network was trained on {width}x{height}. Resize them."
                 )
             self._predicted_folder = (images, paths)
@@ -293,9 +294,10 @@ class CIFAR10DataModule(LightningDataModule):
         order = (training, self.drop_last, self.shuffle, self.draw_seed)
         rows = BatchRows(len(dataset), self.batch_size, *order, world, rank, dataset.index.device)
         if training and len(rows) == 0:
-            raise UserError(
-                f"--data.batch_size={self.batch_size}: {len(dataset)} training images make no batch for {world} "
-                "process(es); lower it."
+            raise ArgumentError(
+                "batch_size",
+                self.batch_size,
+                f"{len(dataset)} training images make no batch for {world} process(es); lower it.",
             )
         pin_memory = self.pin_memory and torch.cuda.is_available() and not self.resident
         return batch_loader(dataset, rows, self.num_workers, pin_memory)
@@ -313,6 +315,7 @@ class CIFAR10DataModule(LightningDataModule):
 def _mixed(index: Tensor) -> Tensor:
     """In an order that is the same in every run, and mixes the classes.
 
-    Images often lie sorted by class: a part of an evaluation (``--trainer.limit_val_batches``) is to be a fair sample.
+    Images often lie sorted by class: a part of an evaluation (the Trainer's ``limit_val_batches``) is to be a fair
+    sample.
     """
     return index[permutation(EVALUATION_SEED, SHUFFLE, 0, len(index))]

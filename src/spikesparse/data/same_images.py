@@ -28,6 +28,6 @@ def check_same_images(settings: dict[str, Any], data: Any, named: str) -> None:
     theirs, ours = settings.get("source"), getattr(data, "source", None)
     if theirs != ours and theirs in FIXED_SOURCES and ours in FIXED_SOURCES:
         raise UserError(
-            f"{named}: that network was trained on {theirs}; here it is --data.source={ours}. Name a checkpoint "
-            "of the same images."
+            f"{named}: that network was trained on {theirs}; here it is `source={ours}`. Name a checkpoint of "
+            "the same images."
         )

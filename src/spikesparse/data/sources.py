@@ -25,7 +25,7 @@ from spikesparse.files.safe_yaml import check_regular
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-OFFLINE_HINT = "EXPERIMENT=digits (--data.source=digits) needs no download."
+OFFLINE_HINT = "`source=digits` needs no download."
 
 
 def _torchvision_source(name: str) -> Callable[[Path], Dataset]:
@@ -38,13 +38,13 @@ def _torchvision_source(name: str) -> Callable[[Path], Dataset]:
         except OSError as error:  # urllib's errors are OSErrors
             found = f"{folder} is there, but damaged or incomplete (wrong checksum)" if folder.exists() else "not there"
             raise UserError(
-                f"--data.source={name}: the data is not in --data.data_dir={data_dir} ({found}) and could not be "
+                f"`source={name}`: the data is not in `data_dir={data_dir}` ({found}) and could not be "
                 f"downloaded ({error}). Fetch {cls.url} (MD5 {cls.tgz_md5}) by hand and unpack it there, so that "
-                f"{folder} exists; or use --data.source=npz. {OFFLINE_HINT}"
+                f"{folder} exists; or use `source=npz`. {OFFLINE_HINT}"
             ) from error
         except RuntimeError as error:  # torchvision's "dataset not found or corrupted"
             raise UserError(
-                f"--data.source={name}: what lies in {data_dir} has a wrong checksum ({error}). Delete {folder} and "
+                f"`source={name}`: what lies in {data_dir} has a wrong checksum ({error}). Delete {folder} and "
                 f"its archive, and start again to download it anew. {OFFLINE_HINT}"
             ) from error
         try:
@@ -53,11 +53,11 @@ def _torchvision_source(name: str) -> Callable[[Path], Dataset]:
             classes = cifar.class_names(cls, data_dir)
         except ValueError as error:
             raise UserError(
-                f"--data.source={name}: {folder} holds what is not CIFAR's ({error}). Delete it, and start again to "
+                f"`source={name}`: {folder} holds what is not CIFAR's ({error}). Delete it, and start again to "
                 f"download it anew. {OFFLINE_HINT}"
             ) from error
-        parts = [to_images(images, labels, f"--data.source={name}") for images, labels in arrays]
-        return to_dataset(parts[0], parts[1], classes, f"--data.source={name}")
+        parts = [to_images(images, labels, f"`source={name}`") for images, labels in arrays]
+        return to_dataset(parts[0], parts[1], classes, f"`source={name}`")
 
     return load
 
@@ -167,7 +167,7 @@ def load_folder(data_dir: Path) -> Dataset:
 
     Hidden folders and files, whose names begin with a dot, are left out, as is what systems keep beside images.
     """
-    where = f"--data.data_dir={data_dir}"
+    where = f"`data_dir={data_dir}`"
     for split in ("train", "test"):
         if not (data_dir / split).is_dir():
             raise UserError(f"{where}: there is no folder {data_dir / split}; images go into {{train,test}}/<class>/.")
@@ -193,10 +193,10 @@ def load_folder(data_dir: Path) -> Dataset:
 
 def load_npz(path: Path) -> Dataset:
     """An npz of ``x_train, y_train, x_test, y_test`` (and ``classes``, optional names)."""
-    where = f"--data.data_dir={path}"
+    where = f"`data_dir={path}`"
     if not path.exists():
         raise UserError(
-            f"{where}: there is no such file; --data.source=npz reads one .npz file. `spikesparse convert FOLDER "
+            f"{where}: there is no such file; `source=npz` reads one .npz file. `spikesparse convert FOLDER "
             f"{path}` makes one of a folder of images."
         )
     check_regular(path, where)
@@ -231,7 +231,7 @@ def load_digits(data_dir: Path | None = None) -> Dataset:
         grey = torch.from_numpy(arrays[f"x_{split}"])[:, None].to(torch.float64) * (255 / 16)
         large = F.interpolate(grey, scale_factor=4, mode="bilinear", align_corners=False).round().to(torch.uint8)
         parts.append(Images(large.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(arrays[f"y_{split}"]).long()))
-    return to_dataset(parts[0], parts[1], None, "--data.source=digits")
+    return to_dataset(parts[0], parts[1], None, "`source=digits`")
 
 
 SOURCES: dict[str, Callable[[Path], Dataset]] = {
@@ -249,4 +249,4 @@ def load_source(source: str, data_dir: str | Path) -> Dataset:
     Raises:
         UserError: for an unknown source, or data that is missing, damaged or not what it should be.
     """
-    return SOURCES[choose("data source", source, SOURCES, "--data.source")](Path(data_dir))
+    return SOURCES[choose("data source", source, SOURCES, "source")](Path(data_dir))

@@ -12,7 +12,7 @@ from spikesparse.errors import UserError
 
 
 def stratified_split(
-    labels: Tensor, size: int | float, seed: int, flag: str = "--data.val_split"
+    labels: Tensor, size: int | float, seed: int, argument: str = "val_split"
 ) -> tuple[Tensor, Tensor]:
     """Indices of a training and a validation part, each class in proportion; both sorted.
 
@@ -20,7 +20,7 @@ def stratified_split(
         labels: int64 (N,).
         size: validation images, a number or a fraction of N.
         seed: of the draw.
-        flag: what set the size, for the error.
+        argument: what set the size, for the error.
 
     Returns:
         Training and validation indices. Each class gives its exact share rounded down, and the classes with the
@@ -32,7 +32,7 @@ def stratified_split(
     wanted = round(size * len(labels)) if isinstance(size, float) and math.isfinite(size) else size
     if not 0 < wanted < len(labels):
         raise UserError(
-            f"{flag}={size}: {wanted} of {len(labels)} training images; a number of images below "
+            f"`{argument}={size}`: {wanted} of {len(labels)} training images; a number of images below "
             f"{len(labels)}, or a fraction such as 0.1, is needed."
         )
     wanted = int(wanted)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from spikesparse.errors import UserError
+from spikesparse.errors import ArgumentError
 from spikesparse.nn.tally import LayerSizes
 
 ACCUMULATE_PJ = 0.9  # 32-bit floating point addition in 45 nm; Horowitz 2014, doi 10.1109/ISSCC.2014.6757323
@@ -32,7 +32,7 @@ class EnergyConstants:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not (value >= 0.0 and math.isfinite(value)):
-                raise UserError(f"--model.energy.{name}={value}: an energy in picojoules must be 0 or more.")
+                raise ArgumentError(name, value, "it must be 0 or more; it is an energy in picojoules.")
 
 
 _DEFAULT = EnergyConstants()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from spikesparse.errors import UserError
+from spikesparse.errors import ArgumentError, UserError
 
 ARCHITECTURES: dict[str, str] = {
     "vgg7": "16-16-P-32-32-P-64-64-P",  # for small machines
@@ -28,29 +28,29 @@ def parse_architecture(architecture: str | list[int | str], width: float = 1.0) 
     Raises:
         UserError: for a name or an entry that does not exist, or an order that cannot be built.
     """
-    flag = f"--model.net.architecture={architecture!r}"
+    where = f"`architecture={architecture!r}`"
     if not (width > 0 and math.isfinite(width)):
-        raise UserError(f"--model.net.width={width}: a width multiplier must be above 0; 1.0 is the named network.")
+        raise ArgumentError("width", width, "it must be above 0; 1.0 is the named network.")
     text = ARCHITECTURES.get(architecture, architecture) if isinstance(architecture, str) else architecture
     entries = text.split("-") if isinstance(text, str) else [str(entry) for entry in text]
     if len(entries) > MOST_LAYERS:
-        raise UserError(f"--model.net.architecture: {len(entries)} layers; the most are {MOST_LAYERS}.")
+        raise UserError(f"`architecture`: {len(entries)} layers; the most are {MOST_LAYERS}.")
     layers: list[tuple[str, int]] = []
     for entry in entries:
         match = re.fullmatch(r"(F?)([1-9]\d{0,8})|P", entry.strip())
         if not match:
             raise UserError(
-                f"{flag}: {entry!r} is no layer and there is no architecture of that name. There are: "
+                f"{where}: {entry!r} is no layer and there is no architecture of that name. There are: "
                 f"{', '.join(ARCHITECTURES)}; or a list such as 16-16-P-32-F64 (3x3 convolutions, P pools, F64 is "
                 "fully connected)."
             )
         if entry.strip() == "P":
             if not layers or layers[-1][0] != "conv":
-                raise UserError(f"{flag}: a pool P must stand behind a convolution.")
+                raise UserError(f"{where}: a pool P must stand behind a convolution.")
             layers.append(("pool", 0))
         else:
             kind = "fc" if match[1] else "conv"
             if kind == "conv" and any(k == "fc" for k, _ in layers):
-                raise UserError(f"{flag}: convolution {entry} stands behind a fully connected layer.")
+                raise UserError(f"{where}: convolution {entry} stands behind a fully connected layer.")
             layers.append((kind, max(1, round(int(match[2]) * width))))
     return layers

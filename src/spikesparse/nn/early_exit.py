@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikesparse.errors import UserError, choose, path_of
+from spikesparse.errors import ArgumentError, UserError, choose, path_of
 from spikesparse.nn import SpikingOutput
 from spikesparse.nn.network import output_of, takes
 
-_FLAG = "--model.early_exit.confidence"
 #: What confidence is: the softmax probability of the likeliest class, or how far it is above that of the second.
 MEASURES = ("probability", "margin")
 _PAGE = "docs/own_network.md"
@@ -41,9 +40,11 @@ class EarlyExit:
     measure: str = "probability"
 
     def __post_init__(self) -> None:
-        choose("measure of confidence", self.measure, MEASURES, "--model.early_exit.measure")
+        choose("measure of confidence", self.measure, MEASURES, "measure")
         if not all(0.0 < each <= 1.0 for each in self._each(1)):
-            raise UserError(f"{_FLAG}={self.confidence}: it must lie in (0, 1]; 0.9 is usual, null runs all steps.")
+            raise ArgumentError(
+                "confidence", self.confidence, "it must lie in (0, 1]; 0.9 is usual, null runs all steps."
+            )
 
     def steps(self, step_logits: Tensor) -> Tensor:
         """Steps that each image runs: int64 (B,), of logits after each step (T, B, classes); T without a confidence.
@@ -57,8 +58,8 @@ class EarlyExit:
         needed = self._each(timesteps - 1)
         if len(needed) != timesteps - 1:
             raise UserError(
-                f"{_FLAG}={self.confidence}: {len(needed)} confidences for T={timesteps} steps; one number is needed, "
-                f"or {timesteps - 1}, one for each step but the last."
+                f"`confidence={self.confidence}`: {len(needed)} confidences for T={timesteps} steps; one number is "
+                f"needed, or {timesteps - 1}, one for each step but the last."
             )
         sure = confidence_of(step_logits, self.measure)[:-1] >= step_logits.new_tensor(needed)[:, None]
         sure = torch.cat([sure, sure.new_ones(1, images)])
@@ -84,7 +85,7 @@ class EarlyExit:
             return [(images, output_of(net, x, **record))]
         step_logits = output_of(net, x).step_logits
         if step_logits is None:
-            raise UserError(f"{_FLAG}={self.confidence}: {path_of(net)} returns no step_logits; see {_PAGE}.")
+            raise UserError(f"`confidence={self.confidence}`: {path_of(net)} returns no step_logits; see {_PAGE}.")
         steps = self.steps(step_logits)  # later steps do not reach back, so stopping there is what was seen here
         parts = []
         for t in steps.unique().tolist():
@@ -109,7 +110,7 @@ def confidence_of(logits: Tensor, measure: str = "probability") -> Tensor:
     if measure == "probability":
         return probability.amax(-1)
     if logits.shape[-1] < 2:
-        raise UserError("--model.early_exit.measure=margin: the network has one class, and a margin is between two.")
+        raise ArgumentError("measure", "margin", "the network has one class, and a margin is between two.")
     first, second = probability.topk(2).values.unbind(-1)
     return first - second
 

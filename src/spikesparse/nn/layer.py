@@ -138,7 +138,7 @@ class SpikingLayer(nn.Module):
         spikes: Tensor = self.neuron(y, timesteps if constant else None)
         if tuple(spikes.shape) != expected:
             raise UserError(
-                f"--model.net.neuron={path_of(self.neuron)}: its forward returned the shape {tuple(spikes.shape)}; "
+                f"`neuron={path_of(self.neuron)}`: its forward returned the shape {tuple(spikes.shape)}; "
                 f"(T, B, ...) is needed, here {expected}; see docs/own_neuron.md."
             )
         return spikes

@@ -54,12 +54,12 @@ def output_of(net: Callable[..., Any], *args: Any, **kwargs: Any) -> SpikingOutp
     output = net(*args, **kwargs)
     if not isinstance(output, SpikingOutput):
         raise UserError(
-            f"--model.net={path_of(net)}: its forward returned {type(output).__name__!r}; "
+            f"`net={path_of(net)}`: its forward returned {type(output).__name__!r}; "
             "spikesparse.SpikingOutput(logits, tally) is needed; see docs/own_network.md."
         )
     if output.logits.dim() != 2 or len(output.logits) != output.tally.batch_size:
         raise UserError(
-            f"--model.net={path_of(net)}: its logits have the shape {tuple(output.logits.shape)}; (images, classes) is "
+            f"`net={path_of(net)}`: its logits have the shape {tuple(output.logits.shape)}; (images, classes) is "
             f"needed, here ({output.tally.batch_size}, classes)."
         )
     return output
@@ -107,7 +107,7 @@ class SpikingStack(SpikingNetwork):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        self.readout = choose("readout", readout, READOUTS, "--model.net.readout")
+        self.readout = choose("readout", readout, READOUTS, "readout")
         self.timesteps, self.input_shape = timesteps, tuple(input_shape)
         self.decay, self.threshold = decay, threshold
         neurons: dict[str, int] = {}

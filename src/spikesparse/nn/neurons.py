@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import ArgumentError, choose
 from spikesparse.nn.contract import Contract
 from spikesparse.ops import NeuronSpec, neuron_scan
 from spikesparse.ops.surrogate import Surrogate, surrogate
@@ -76,18 +76,14 @@ class LIF(SpikingNeuron):
     ) -> None:
         super().__init__()
         if not 0.0 < decay <= 1.0:
-            raise UserError(
-                f"--model.net.decay={decay}: it must lie in (0, 1]; 1 never leaks, 0.5 forgets half a step."
-            )
+            raise ArgumentError("decay", decay, "it must lie in (0, 1]; 1 never leaks, 0.5 forgets half a step.")
         if not (threshold > 0.0 and math.isfinite(threshold)):
-            raise UserError(f"--model.net.threshold={threshold}: a firing threshold must be above 0; 1.0 is usual.")
+            raise ArgumentError("threshold", threshold, "it must be above 0; 1.0 is usual.")
         if learn_decay and decay == 1.0:
-            raise UserError(
-                "--model.net.learn_decay=true: a learned decay must start below 1; set --model.net.decay=0.9."
-            )
+            raise ArgumentError("learn_decay", "true", "a learned decay must start below 1; set `decay=0.9`.")
         if not math.isfinite(initial_potential):
-            raise UserError(f"--model.net.initial_potential={initial_potential}: a number is needed; 0 is at rest.")
-        choose("reset", reset, RESETS, "--model.net.reset")
+            raise ArgumentError("initial_potential", initial_potential, "it must be a number; 0 is at rest.")
+        choose("reset", reset, RESETS, "reset")
         self.spec = NeuronSpec(_surrogate(surrogate, surrogate_slope), reset == "soft", detach_reset, strict)
         # Fixed values stay Python numbers: a buffer would be rounded by .to(bfloat16), 0.99 to 0.988.
         self._fixed_decay, self._fixed_threshold, self._fixed_initial = decay, threshold, initial_potential

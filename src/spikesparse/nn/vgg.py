@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from spikesparse.errors import UserError, choose, path_of
+from spikesparse.errors import ArgumentError, UserError, choose, path_of
 from spikesparse.nn.architecture import parse_architecture
 from spikesparse.nn.fanout import Incoming
 from spikesparse.nn.initialization import INITIALIZATIONS, init_firing, init_he, mean_square_after
@@ -96,14 +96,14 @@ class SpikingVGG(SpikingStack):
         recompute: bool = False,
         neuron: Callable[[], SpikingNeuron] | None = None,
     ) -> None:
-        choose("norm", norm, NORMS, "--model.net.norm")
-        choose("initialization", initialization, INITIALIZATIONS, "--model.net.initialization")
+        choose("norm", norm, NORMS, "norm")
+        choose("initialization", initialization, INITIALIZATIONS, "initialization")
         if initialization != "firing" and norm == "batch":
-            raise UserError(f"--model.net.initialization={initialization}: only --model.net.norm=none reads it.")
-        choose("pooling", pooling, POOLINGS, "--model.net.pooling")
-        choose("readout", readout, READOUTS, "--model.net.readout")
+            raise ArgumentError("initialization", initialization, "only `norm=none` reads it.")
+        choose("pooling", pooling, POOLINGS, "pooling")
+        choose("readout", readout, READOUTS, "readout")
         if timesteps < 1:
-            raise UserError(f"--data.timesteps={timesteps}: a network needs at least 1 time step; 4 is usual.")
+            raise ArgumentError("timesteps", timesteps, "it must be at least 1; 4 is usual.")
 
         def lif() -> SpikingNeuron:
             return LIF(
@@ -134,7 +134,7 @@ class SpikingVGG(SpikingStack):
             )
         make_neuron = neuron or lif
         if not 0.0 <= dropout < 1.0:
-            raise UserError(f"--model.net.dropout={dropout}: a probability in [0, 1) is needed; 0 is no dropout.")
+            raise ArgumentError("dropout", dropout, "it must lie in [0, 1); 0 is no dropout.")
         plan = parse_architecture(architecture, width)
         incoming = Incoming(tuple(input_shape))
         layers: dict[str, SpikingLayer] = {}
@@ -147,13 +147,13 @@ class SpikingVGG(SpikingStack):
             pooled = index + 1 < len(plan) and plan[index + 1][0] == "pool"
             if pooled and min(incoming.shape[1:]) < 2:
                 raise UserError(
-                    f"--model.net.architecture={architecture!r}: images of {input_shape[1]}x{input_shape[2]} pixels "
+                    f"`architecture={architecture!r}`: images of {input_shape[1]}x{input_shape[2]} pixels "
                     "are too small for so many pools (P); list fewer of them."
                 )
             drawn += size * (9 * incoming.shape[0] if kind == "conv" else incoming.features)
             if drawn > MOST_WEIGHTS:
                 raise UserError(
-                    f"--model.net.architecture={str(architecture)[:80]!r}, --model.net.width={width}: up to "
+                    f"`architecture={str(architecture)[:80]!r}`, `width={width}`: up to "
                     f"{name} these are {drawn:,} weights; the most are {MOST_WEIGHTS:,}."
                 )
             weights: nn.Conv2d | nn.Linear
@@ -172,7 +172,7 @@ class SpikingVGG(SpikingStack):
             layers[name] = SpikingLayer(weights, batch_norm, make_neuron(), dropout, pool)
             incoming = incoming.after(weights).after(pool)
         if not layers:
-            raise UserError(f"--model.net.architecture={architecture!r}: at least one hidden layer is needed.")
+            raise UserError(f"`architecture={architecture!r}`: at least one hidden layer is needed.")
         layers["classifier"] = SpikingLayer(nn.Linear(incoming.features, num_classes, bias=classifier_bias))
         super().__init__(layers, input_shape, timesteps, readout, decay, threshold, recompute)
 
@@ -183,7 +183,7 @@ def check_neuron(neuron: nn.Module) -> nn.Module:
     Raises:
         UserError: if it is no module, or its forward does not take (current, timesteps).
     """
-    where = f"--model.net.neuron={path_of(neuron)}"
+    where = f"`neuron={path_of(neuron)}`"
     if not isinstance(neuron, nn.Module):
         raise UserError(f"{where}: it is no torch.nn.Module; see docs/own_neuron.md.")
     try:
@@ -205,8 +205,8 @@ def refuse_unread(settings: dict[str, Any], read: set[str], neuron: nn.Module) -
     defaults = inspect.signature(SpikingVGG.__init__).parameters
     unread = [k for k, v in settings.items() if k not in read and v != defaults[k].default]
     if unread:
-        flags = ", ".join(f"--model.net.{name}={settings[name]}" for name in unread)
+        given = ", ".join(f"`{name}={settings[name]}`" for name in unread)
         raise UserError(
-            f"{flags}: --model.net.neuron={path_of(neuron)} does not read it. Leave it out, or set the neuron's own "
-            "arguments: --model.net.neuron.<argument>."
+            f"{given}: `neuron={path_of(neuron)}` does not read it. Leave it out, or set the neuron's own arguments: "
+            "`neuron.<argument>`."
         )

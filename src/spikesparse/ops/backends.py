@@ -46,7 +46,7 @@ def backend_for(device: torch.device, dtype: torch.dtype, spec: NeuronSpec | Non
         return _load("reference")
     if wanted == "cpu" and device.type != "cpu":
         raise UserError(
-            f"{_FLAG}=cpu: these kernels cannot read tensors on {device.type}. Unset it, or --trainer.accelerator=cpu."
+            f"{_FLAG}=cpu: these kernels cannot read tensors on {device.type}. Unset it, or use `accelerator=cpu`."
         )
     why_not = _why_not(wanted, dtype, spec)
     if why_not:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import ArgumentError, choose
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def surrogate(name: str | Surrogate, slope: float | None = None) -> Surrogate:
     """
     if isinstance(name, Surrogate):
         return name
-    cls = SURROGATES[choose("surrogate", name, SURROGATES, "--model.net.surrogate")]
+    cls = SURROGATES[choose("surrogate", name, SURROGATES, "surrogate")]
     if slope is None:
         return cls()
     if not slope > 0:
-        raise UserError(f"--model.net.surrogate_slope={slope}: a slope must be above 0; {name}'s own is {cls().slope}.")
+        raise ArgumentError("surrogate_slope", slope, f"it must be above 0; {name}'s own is {cls().slope}.")
     return cls(slope)

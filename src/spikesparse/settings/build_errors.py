@@ -30,6 +30,16 @@ _FIRST_OF_UNION = re.compile(
 )
 
 
+def _user_error_behind(error: BaseException) -> UserError | None:
+    """The UserError that the parser has made part of its own error, if there is one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
 class SettingsErrors(Callback):
     """While settings are read and things are built from them, whatever fails becomes a :class:`UserError`.
 
@@ -56,12 +66,12 @@ class SettingsErrors(Callback):
             return
         if any(let_in(str(frame.f_globals.get("__name__"))) for frame, _ in traceback.walk_tb(trace)):
             return
+        if (ours := _user_error_behind(error)) is not None:
+            raise ours from error
         last = traceback.extract_tb(trace)[-1]
         reason = " ".join(str(error).split())
         if first := _FIRST_OF_UNION.search(reason):
             reason = first[1]
-            if reason.startswith("--"):  # a UserError, that the parser has made part of its own
-                raise UserError(reason) from error
         reason = reason[:300] or "no more is known"
         raise UserError(
             f"the settings cannot be used: {reason} ({type(error).__name__} in {Path(last.filename).name}, "

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from spikesparse.errors import UserError
+from spikesparse.errors import ArgumentError, UserError
 from spikesparse.sparsity.ramp import Ramp
 from spikesparse.sparsity.schedules import ScheduleName
 from spikesparse.sparsity.weight import SparsityWeight
@@ -44,7 +44,7 @@ class SparsityAnnealing(SparsityWeight):
     ) -> None:
         for name, value in (("end_value", end_value), ("start_value", start_value)):
             if not (value >= 0.0 and math.isfinite(value)):
-                raise UserError(f"--sparsity.{name}={value}: lambda must be 0 or more; 0 trains for accuracy alone.")
+                raise ArgumentError(name, value, "it must be 0 or more; 0 trains for accuracy alone.")
         self.ramp = Ramp(schedule, start_epoch, end_epoch)
         self.end_value, self.start_value = end_value, start_value
 
@@ -63,8 +63,8 @@ class SparsityAnnealing(SparsityWeight):
         value = self.start_value + (self.end_value - self.start_value) * self.ramp.share(epoch)
         if not (value >= 0.0 and math.isfinite(value)):
             raise UserError(
-                f"--sparsity.schedule: it makes lambda {value} in epoch {epoch} (progress {progress:.3g}); lambda must "
-                "be 0 or more. It gives the share of the way from --sparsity.start_value to --sparsity.end_value."
+                f"`schedule`: it makes lambda {value} in epoch {epoch} (progress {progress:.3g}); lambda must be 0 or "
+                "more. It gives the share of the way from `start_value` to `end_value`."
             )
         return value
 
@@ -78,7 +78,7 @@ class SparsityAnnealing(SparsityWeight):
             return None
         return (
             f"lambda reaches its end value in epoch {self.end_epoch}, but training ends after {max_epochs} epochs: no "
-            "best checkpoint will be chosen. Lower --sparsity.end_epoch or raise --trainer.max_epochs."
+            "best checkpoint will be chosen. Lower `end_epoch` or raise `max_epochs`."
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import ArgumentError, UserError, choose
 from spikesparse.sparsity.annealing import SparsityAnnealing
 from spikesparse.sparsity.asked import check_budget, measured_of, told_by
 from spikesparse.sparsity.control import (
@@ -25,6 +26,8 @@ from spikesparse.sparsity.control import (
 from spikesparse.sparsity.ramp import Ramp
 from spikesparse.sparsity.schedules import ScheduleName
 from spikesparse.sparsity.weight import SparsityWeight, in_force
+
+logger = logging.getLogger(__name__)
 
 #: What a budget is counted in -> its tag in what is measured, without the split, and its name in print.
 COUNTED = {
@@ -46,7 +49,7 @@ class SpikeBudget(SparsityWeight):
 
     *An accuracy drop.* From ``start_epoch`` on, lambda waits at ``initial`` until validation accuracy has once come
     within the drop; then it rises while there is room, and falls, faster, when there is none. The best checkpoint is
-    the quietest that is within the drop. Made to fine-tune a trained network (``--model.init_from``): one from scratch
+    the quietest that is within the drop. Made to fine-tune a trained network (``init_from``): one from scratch
     spends its first epochs below any finished baseline. The schedule and ``end_epoch`` are not used.
 
     Args:
@@ -84,10 +87,10 @@ class SpikeBudget(SparsityWeight):
     ) -> None:
         check_budget(target, max_accuracy_drop, baseline, reduction)
         if not LEAST <= initial <= LARGEST:
-            raise UserError(f"--budget.initial={initial}: lambda must lie between {LEAST} and {LARGEST:g}.")
+            raise ArgumentError("initial", initial, f"it must lie between {LEAST} and {LARGEST:g}; it is a lambda.")
         if not 0.0 <= tolerance < 1.0:
-            raise UserError(f"--budget.tolerance={tolerance}: a fraction of the target, from 0 to below 1.")
-        self.target, self.by, self.drop = target, choose("count", by, COUNTED, "--budget.by"), max_accuracy_drop
+            raise ArgumentError("tolerance", tolerance, "it must lie in [0, 1); a fraction of the target.")
+        self.target, self.by, self.drop = target, choose("count", by, COUNTED, "SpikeBudget.by"), max_accuracy_drop
         self.reduction = reduction
         self.initial, self.tolerance, self.ramp = initial, tolerance, Ramp(schedule, start_epoch, end_epoch)
         self._asked_baseline = baseline
@@ -128,7 +131,7 @@ class SpikeBudget(SparsityWeight):
         assert self.target is not None
         share, whole = self.ramp.share(epoch), self.target / self._first
         if not math.isfinite(share):
-            raise UserError(f"--sparsity.schedule: it makes the share of the way {share} in epoch {epoch}.")
+            raise UserError(f"`schedule`: it makes the share of the way {share} in epoch {epoch}.")
         return self._first * math.pow(whole, max(0.0, min(1.0, share)))
 
     def move(self, epoch: int, value: float) -> None:
@@ -185,7 +188,7 @@ class SpikeBudget(SparsityWeight):
     def none_chosen(self) -> str:
         """What to say where no epoch kept the budget."""
         if self.drop is not None:
-            return f"no epoch was within --budget.max_accuracy_drop={self.drop:g} of the baseline {self.baseline:.2%}"
+            return f"no epoch was within max_accuracy_drop={self.drop:g} of the baseline {self.baseline:.2%}"
         assert self.target is not None
         most, name = self.target * (1 + self.tolerance), COUNTED[self.by][1]
         return f"no epoch from {self.ramp.end_epoch} (the first is 0) on spent at most {most:,.0f} {name}"
@@ -196,7 +199,7 @@ class SpikeBudget(SparsityWeight):
             return None
         return (
             f"the budget's target holds from epoch {self.ramp.end_epoch} on, but training ends after {max_epochs} "
-            "epochs: no best checkpoint will be chosen. Lower --sparsity.end_epoch or raise --trainer.max_epochs."
+            "epochs: no best checkpoint will be chosen. Lower `end_epoch` or raise `max_epochs`."
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -205,9 +208,7 @@ class SpikeBudget(SparsityWeight):
         if not self.active:
             return
         if not trainer.enable_validation:
-            raise UserError(
-                "--budget: it goes by validation, and this training has none (--trainer.limit_val_batches=0?)."
-            )
+            raise UserError("a budget goes by validation, and this training has none (`limit_val_batches=0`?).")
         data = getattr(trainer, "datamodule", None)
         if self.reduction is not None and self.target is None:
             assert isinstance(self._asked_baseline, str), "a reduction has a checkpoint as its baseline"
@@ -217,7 +218,9 @@ class SpikeBudget(SparsityWeight):
         others = [c for c in trainer.callbacks if isinstance(c, SparsityAnnealing)]  # type: ignore[attr-defined]
         unread = [name for name in ("start_value", "end_value") if any(getattr(c, name) for c in others)]
         if unread and trainer.is_global_zero:
-            print(f"budget: it sets lambda; not read: {', '.join(f'--sparsity.{n}' for n in unread)}", flush=True)
+            logger.warning(
+                "budget: it sets lambda; not read: %s", ", ".join(f"`SparsityAnnealing.{n}`" for n in unread)
+            )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set lambda for the epoch; log it, and what is allowed."""

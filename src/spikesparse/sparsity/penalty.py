@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from spikesparse.errors import UserError, choose, path_of
+from spikesparse.errors import ArgumentError, UserError, choose, path_of
 from spikesparse.nn.contract import Contract
 from spikesparse.nn.tally import SpikeTally
 
@@ -30,7 +30,7 @@ def penalty_of(penalty: Penalty, tally: SpikeTally) -> Tensor:
     cost: Tensor = penalty(tally)
     if not isinstance(cost, Tensor) or cost.dim():
         found = f"a tensor of shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else repr(type(cost).__name__)
-        raise UserError(f"--model.penalty={path_of(penalty)}: its forward returned {found}; a scalar tensor is needed.")
+        raise UserError(f"`penalty={path_of(penalty)}`: its forward returned {found}; a scalar tensor is needed.")
     return cost
 
 
@@ -52,16 +52,13 @@ class SpikePenalty(Penalty):
 
     def __init__(self, by: str = "spikes", layer_weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.by = choose("penalty", by, PENALTIES, "--model.penalty.by")
+        self.by = choose("penalty", by, PENALTIES, "SpikePenalty.by")
         if layer_weights is not None:
             if by != "spikes":
-                raise UserError(
-                    f"--model.penalty.layer_weights={list(layer_weights)}: only --model.penalty.by=spikes has them."
-                )
+                raise ArgumentError("layer_weights", list(layer_weights), "only `SpikePenalty.by=spikes` has them.")
             if min(layer_weights, default=0) < 0 or not sum(layer_weights) > 0:
-                raise UserError(
-                    f"--model.penalty.layer_weights={list(layer_weights)}: weights must be 0 or more, at least one of "
-                    "them above 0."
+                raise ArgumentError(
+                    "layer_weights", list(layer_weights), "weights must be 0 or more, at least one of them above 0."
                 )
         self.layer_weights = None if layer_weights is None else tuple(layer_weights)
 
@@ -74,7 +71,7 @@ class SpikePenalty(Penalty):
         weights = (1.0,) * len(sizes) if self.layer_weights is None else self.layer_weights
         if len(weights) != len(sizes):
             raise UserError(
-                f"--model.penalty.layer_weights={list(weights)}: {len(weights)} weights for {len(sizes)} hidden layers "
+                f"`layer_weights={list(weights)}`: {len(weights)} weights for {len(sizes)} hidden layers "
                 f"({', '.join(tally.layers.neurons)})."
             )
         # Weights as numbers: a tensor of them would be copied to the device in every step, which waits for it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spikesparse.errors import UserError, choose
+from spikesparse.errors import ArgumentError, choose
 from spikesparse.settings.parts import refusal
 from spikesparse.sparsity.schedules import SCHEDULES, ScheduleName
 
@@ -25,16 +25,15 @@ class Ramp:
         self, schedule: ScheduleName | Callable[[float], float] | str, start_epoch: int, end_epoch: int | None
     ) -> None:
         if start_epoch < 0:
-            raise UserError(f"--sparsity.start_epoch={start_epoch}: epochs count from 0.")
+            raise ArgumentError("start_epoch", start_epoch, "epochs count from 0.")
         if end_epoch is not None and end_epoch < start_epoch:
-            raise UserError(
-                f"--sparsity.end_epoch={end_epoch}: the ramp ends before it starts (--sparsity.start_epoch="
-                f"{start_epoch})."
+            raise ArgumentError(
+                "end_epoch", end_epoch, f"the ramp ends before it starts (`start_epoch={start_epoch}`)."
             )
         if isinstance(schedule, str) and "." in schedule:  # a class path that could not be taken is left as a string
             raise refusal("sparsity.schedule", schedule)
         if not callable(schedule):
-            schedule = SCHEDULES[choose("schedule", schedule, SCHEDULES, "--sparsity.schedule")]
+            schedule = SCHEDULES[choose("schedule", schedule, SCHEDULES, "schedule")]
         self.schedule, self.start_epoch = schedule, start_epoch
         self._asked_end_epoch, self.end_epoch = end_epoch, end_epoch
         self.overruled: int | None = None  # where it would end, had a checkpoint not settled it

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from spikesparse.sparsity.ramp import Ramp
+
+logger = logging.getLogger(__name__)
 
 
 class SparsityWeight(Callback):
@@ -55,10 +59,10 @@ class SparsityWeight(Callback):
         if _is_set_by_another(self, trainer):
             return
         if self.ramp.overruled is not None and trainer.is_global_zero:
-            print(
-                f"warning: --trainer.max_epochs={trainer.max_epochs} differs from the checkpoint's, whose ramp of "
-                f"lambda stays in force: it ends in epoch {self.ramp.end_epoch}, not {self.ramp.overruled}. To move it "
-                "name --sparsity.end_epoch."
+            logger.warning(
+                f"warning: `max_epochs={trainer.max_epochs}` differs from the checkpoint's, whose ramp of lambda stays "
+                f"in force: it ends in epoch {self.ramp.end_epoch}, not {self.ramp.overruled}. To move it name "
+                "`end_epoch`."
             )
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
             text = self.warning(trainer.max_epochs)
