@@ -12,12 +12,13 @@ from rich.console import Console
 
 from spikesparse import SpikingVGG
 from spikesparse.commands.main import main
-from spikesparse.commands.tables import bill_table, headline
+from spikesparse.commands.tables import headline
 from spikesparse.errors import UserError
 from spikesparse.metrics import EnergyConstants, SpikeBill, SpikeCounts
 from spikesparse.metrics.bill import DEFINITIONS
 from spikesparse.nn import LayerSizes
 from spikesparse.runs.bill_files import read_rows, write_bill
+from spikesparse.runs.bill_table import bill_table
 from spikesparse.runs.result import run_result
 
 # A plain average pool in front of the classifier: 40 dense synapses, 10 connections.

@@ -46,9 +46,11 @@ def _owners() -> list[tuple[str, str, frozenset[str]]]:
     """Classes that settings build: name, section of the command line, arguments; of one name, the first wins."""
     from pytorch_lightning import Trainer
 
-    from spikesparse.data import CIFAR10DataModule, PoissonEncoder
+    from spikesparse.data import CIFAR10DataModule
+    from spikesparse.data.encoding import PoissonEncoder
     from spikesparse.metrics import EnergyConstants
-    from spikesparse.nn import EarlyExit, SpikingVGG
+    from spikesparse.nn import SpikingVGG
+    from spikesparse.nn.early_exit import EarlyExit
     from spikesparse.sparsity import SparsityAnnealing, SpikeBudget, SpikePenalty
     from spikesparse.training.module import SpikingClassifier
 

@@ -9,13 +9,14 @@ from typing import Any
 from spikesparse.commands.campaign.seeds import over_seeds
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.help import most_used_at_the_end
-from spikesparse.commands.tables import bill_table, comparison_table, console, headline
+from spikesparse.commands.tables import comparison_table, console, headline
 from spikesparse.errors import UserError
 from spikesparse.files.closing import Closing
 from spikesparse.files.paths import CONFIGS
 from spikesparse.runs.bill_files import CSV as BILL_CSV
 from spikesparse.runs.bill_files import JSON as BILL_JSON
 from spikesparse.runs.bill_files import read_rows, write_bill
+from spikesparse.runs.bill_table import bill_table
 from spikesparse.runs.config import RunConfig
 from spikesparse.runs.identity import RUN, write_identity
 from spikesparse.runs.peers import is_first_process

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spikesparse.errors import UserError
 from spikesparse.files.archives import DAMAGED, check_archive
+from spikesparse.files.finite import bad_value
 from spikesparse.files.safe_yaml import MAX_DEPTH, MAX_NODES, check_regular
-from spikesparse.training.nonfinite import bad_value
 
 CHOICES = ("last", "best", "hpc", "registry")  # Lightning's own words for a checkpoint
 

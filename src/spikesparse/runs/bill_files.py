@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spikesparse.commands.tables import bill_table
 from spikesparse.errors import UserError
 from spikesparse.files.names import printable
 from spikesparse.files.whole_files import replace_file
 from spikesparse.metrics import EnergyConstants, SpikeBill
 from spikesparse.metrics.bill import DEFINITIONS
+from spikesparse.runs.bill_table import bill_table
 
 CSV, JSON = "bill.csv", "bill.json"
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from spikesparse.data.loading import Batch
 from spikesparse.errors import UserError
-from spikesparse.training.nonfinite import bad_image, bad_output, bad_value, bad_weight, layer_of
+from spikesparse.files.finite import bad_value
+from spikesparse.training.nonfinite import bad_image, bad_output, bad_weight, layer_of
 
 Finding = tuple[int, str]  # how far from the cause, and what is not finite
 _OF_TRAINING = ("training", "gradient")  # how the names of what is seen in a training step begin
