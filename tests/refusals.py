@@ -11,7 +11,7 @@ from spikesparse.errors import UserError
 
 
 @contextmanager
-def refused(match: str) -> Iterator[None]:
+def refused_with(match: str) -> Iterator[None]:
     """What happens within is refused, and the line that is printed matches."""
     with pytest.raises(UserError) as raised:
         yield

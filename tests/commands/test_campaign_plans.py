@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from refusals import refused_with
 from spikesparse.commands.campaign import check
 from spikesparse.commands.campaign.lookup import all_plans, find_config, find_plan
 from spikesparse.commands.campaign.plan import read_plan, with_configs
 from spikesparse.commands.main import main
-from spikesparse.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/experiment/digits.yaml"
@@ -167,7 +167,7 @@ def test_a_shipped_plan_is_found_by_name_and_a_file_of_that_path_wins(tmp_path, 
     folder.mkdir(parents=True)
     here = write_plan(folder, "digits_loop", **PLAN)
     assert find_plan("digits_loop") == here
-    with pytest.raises(UserError, match=r"PLAN digits_lop: no such file, .*\. Did you mean digits_loop"):
+    with refused_with(r"PLAN digits_lop: no such file, .*\. Did you mean digits_loop"):
         find_plan("digits_lop")
     assert main(["campaign", str(mine), "digits_loop", "--list"]) == 2
     assert "two plans of one name, whose rows would mix" in capsys.readouterr().err
@@ -176,7 +176,7 @@ def test_a_shipped_plan_is_found_by_name_and_a_file_of_that_path_wins(tmp_path, 
 def test_the_configuration_of_a_plan_is_found_here_beside_it_or_by_name(tmp_path):
     (tmp_path / "plans").mkdir()
     plan = write_plan(tmp_path / "plans", **PLAN)
-    with pytest.raises(UserError, match=r"config x\.yaml: no such file, neither here nor beside the plan"):
+    with refused_with(r"config x\.yaml: no such file, neither here nor beside the plan"):
         with_configs(read_plan(plan), plan)
     beside = tmp_path / "plans/x.yaml"
     beside.touch()
@@ -184,7 +184,7 @@ def test_the_configuration_of_a_plan_is_found_here_beside_it_or_by_name(tmp_path
     Path("x.yaml").touch()
     assert with_configs(read_plan(plan), plan) == read_plan(plan)
     assert find_config("digits", plan) == find_config("configs/experiment/digits.yaml", plan) == str(CONFIG)
-    with pytest.raises(UserError, match="Did you mean digits"):
+    with refused_with("Did you mean digits"):
         find_config("digit", plan)
 
 

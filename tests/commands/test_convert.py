@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from refusals import refused_with
 from spikesparse.commands import convert as module
 from spikesparse.commands.convert import CIFAR10_CLASSES, main
 from spikesparse.data.sources import load_source
-from spikesparse.errors import UserError
 
 
 def draw(path, pixels):
@@ -84,14 +84,14 @@ def test_cifar10s_own_means_are_recognised(tmp_path, capsys, monkeypatch, off, o
 
 
 def test_another_suffix_is_refused(folder, tmp_path):
-    with pytest.raises(UserError, match=r"out\.zip: the file to write must end in \.npz"):
+    with refused_with(r"out\.zip: the file to write must end in \.npz"):
         main([str(folder), str(tmp_path / "out.zip")])
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_folder_that_cannot_be_read_writes_nothing(folder, tmp_path):
     (folder / "train/bee/0.png").write_bytes(b"")
-    with pytest.raises(UserError, match="not a readable image"):
+    with refused_with("not a readable image"):
         main([str(folder), str(tmp_path / "out.npz")])
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -104,7 +104,7 @@ def test_full_disk_leaves_no_partial_file_and_the_old_npz(folder, tmp_path, monk
     out = tmp_path / "out.npz"
     out.write_bytes(b"old")
     monkeypatch.setattr(np, "savez", full_disk)
-    with pytest.raises(UserError, match=r"out\.npz: cannot be written .*No space left"):
+    with refused_with(r"out\.npz: cannot be written .*No space left"):
         main([str(folder), str(out)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.npz"]
     assert out.read_bytes() == b"old"
@@ -112,6 +112,6 @@ def test_full_disk_leaves_no_partial_file_and_the_old_npz(folder, tmp_path, monk
 
 def test_place_that_cannot_be_written_leaves_no_partial_file(folder, tmp_path):
     (tmp_path / "out.npz").mkdir()
-    with pytest.raises(UserError, match=r"out\.npz: cannot be written"):
+    with refused_with(r"out\.npz: cannot be written"):
         main([str(folder), str(tmp_path / "out.npz")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.npz"]

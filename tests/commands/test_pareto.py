@@ -19,6 +19,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from PIL import Image
 
+from refusals import refused_with
 from spikesparse.commands.main import main
 from spikesparse.commands.pareto import close as closing
 from spikesparse.commands.pareto import figure, testing, worker
@@ -29,7 +30,6 @@ from spikesparse.commands.pareto.published import SORBARO, SORBARO_FIRST_LAYER
 from spikesparse.commands.pareto.space import DEFAULT, Space, read_space
 from spikesparse.commands.pareto.study import hand_back, open_study, origin, take_up_lost_trials
 from spikesparse.commands.pareto.trial import TrialFailed
-from spikesparse.errors import UserError
 from spikesparse.files.locks import FileLock
 
 SPACE = {
@@ -121,9 +121,9 @@ def test_a_budget_may_be_drawn_in_place_of_lambda_and_the_twin_has_none(tiny_arg
     assert off | {"--sparsity.end_value=0"} <= set(space.twin_flags(10))
     args = [*tiny_args, "--budget.target=100"]
     assert make_plan("study", Path("study"), tiny_args, space, "spikes", 3).trials == 3
-    with pytest.raises(UserError, match=r"--budget\.target: the search sets this"):
+    with refused_with(r"--budget\.target: the search sets this"):
         make_plan("study", Path("study"), args, space, "spikes", 3)
-    with pytest.raises(UserError, match=r"sparsity\.end_value, which the search draws, is not read"):
+    with refused_with(r"sparsity\.end_value, which the search draws, is not read"):
         make_plan("study", Path("study"), args, read_space(DEFAULT), "spikes", 3)
 
 
@@ -280,7 +280,7 @@ def test_the_front_is_tested_as_it_was_trained_wherever_that_was_set(tests_run):
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_front_whose_test_fails_has_its_tables_and_what_was_tested_before(tests_run):
     plan = a_plan()
-    with pytest.raises(UserError, match="--test: testing"):
+    with refused_with("--test: testing"):
         close(numbers(plan, [(0.9, 100.0), (0.8, 50.0)]), plan, test=True)
     assert (plan.folder / FIGURE).is_file()
     with (plan.folder / FRONT).open() as file:
@@ -413,7 +413,7 @@ def test_failed_trials_are_replaced_and_a_search_that_only_fails_gives_up(untrai
 
     during.append(fail)
     words = r"3 trials failed and 1 finished since this worker began, the last with the loss is not finite\."
-    with pytest.raises(UserError, match=words):
+    with refused_with(words):
         worker.work(open_study(plan, url(plan), 30, 120), plan, poll=0.1)
     during.clear()
     assert "trial 0: failed, the loss is not finite. See trial0000/train.log" in capsys.readouterr().out
@@ -428,7 +428,7 @@ def test_trials_that_failed_before_a_worker_began_do_not_make_it_give_up(untrain
 
     during.append(fail)
     for failures in (3, 6):  # still broken: three more are enough to see it
-        with pytest.raises(UserError, match=r"3 trials failed and 0 finished"):
+        with refused_with(r"3 trials failed and 0 finished"):
             worker.work(study, plan, poll=0.1)
         assert [trial.state for trial in study.trials] == [TrialState.FAIL] * failures
     during.clear()

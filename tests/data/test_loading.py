@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refusals import refused_with
 from spikesparse import CIFAR10DataModule
 from spikesparse.data.arrays import Images
 from spikesparse.data.loading import BatchRows, IndexedImages, batch_loader
 from spikesparse.data.philox import SHUFFLE, permutation
-from spikesparse.errors import UserError
 
 
 def batches(size, batch_size, training, drop_last=False, shuffle=True, seed=0, world=1, rank=0, epoch=0):
@@ -140,7 +140,7 @@ def test_resident_images_are_those_of_the_source_on_the_device(tiny_npz):
 
 
 def test_resident_images_and_workers_are_refused():
-    with pytest.raises(UserError, match=r"--data.num_workers=2: worker processes cannot reach"):
+    with refused_with(r"--data.num_workers=2: worker processes cannot reach"):
         CIFAR10DataModule(resident=True, num_workers=2)
 
 

@@ -18,7 +18,9 @@ import torch
 import torchvision
 from PIL import Image
 
+from refusals import refused_with
 from spikesparse import CIFAR10DataModule
+from spikesparse.commands.flags import with_flags
 from spikesparse.data.sources import load_source
 from spikesparse.errors import UserError
 
@@ -35,7 +37,7 @@ def refused(source, data_dir, *words):
     with pytest.raises(UserError) as error:
         load_source(source, data_dir)
     for word in words:
-        assert str(word) in str(error.value)
+        assert str(word) in with_flags(error.value)
 
 
 def channels_last(images):
@@ -365,7 +367,7 @@ def test_one_class_is_nothing_to_train_on(npz):
     path = npz(y_train=np.zeros(6, int), y_test=np.zeros(3, int))
     data = CIFAR10DataModule(source="npz", data_dir=str(path))
     for refused_by in (data.check, lambda: data.setup("fit")):
-        with pytest.raises(UserError, match=rf"--data.data_dir={path}: all images are of one class, 0;"):
+        with refused_with(rf"--data.data_dir={path}: all images are of one class, 0;"):
             refused_by()
     data.setup("test")  # a network that was trained so can be looked at
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from refusals import refused_with
 from spikesparse import CIFAR10DataModule
 from spikesparse.data.augment import augmentation_draws, crop_and_flip, cut_out
 from spikesparse.data.loading import Batch
 from spikesparse.data.philox import AUGMENT, words
 from spikesparse.data.splits import stratified_split
-from spikesparse.errors import UserError
 
 
 def labels_of(counts):
@@ -67,7 +67,7 @@ def test_every_image_of_a_class_is_as_likely_to_be_chosen():
 
 @pytest.mark.parametrize("size", [0, 10, 11, -1, 0.0, 1.0, 0.01, -0.5])
 def test_split_that_leaves_a_part_empty_is_refused(size):
-    with pytest.raises(UserError, match=rf"--data\.val_split={size}: .*below 10, or a fraction such as 0\.1"):
+    with refused_with(rf"--data\.val_split={size}: .*below 10, or a fraction such as 0\.1"):
         stratified_split(labels_of([5, 5]), size, seed=0)
 
 
@@ -177,5 +177,5 @@ def test_the_data_module_cuts_out_of_training_images_alone(flip):
 @pytest.mark.parametrize("flag", ["crop_padding", "cutout"])
 def test_augmentation_that_leaves_nothing_of_an_image_is_refused(flag):
     CIFAR10DataModule(source="digits", **{flag: 31}).train_dataloader()
-    with pytest.raises(UserError, match=f"--data.{flag}=32: of some images of 32x32 pixels nothing would be left"):
+    with refused_with(f"--data.{flag}=32: of some images of 32x32 pixels nothing would be left"):
         CIFAR10DataModule(source="digits", **{flag: 32}).train_dataloader()

@@ -14,6 +14,7 @@ import yaml
 from torchvision.datasets import CIFAR10
 
 import hostile
+from refusals import refused_with
 from spikesparse.commands.main import main
 from spikesparse.data import cifar
 from spikesparse.data.sources import load_source
@@ -58,7 +59,7 @@ def test_checkpoint_is_refused(name, capsys):
     line = refused(["test", "--ckpt_path=evil.ckpt"], capsys)
     assert "--ckpt_path=evil.ckpt: not a " in line
     for flag, named in (("--model.init_from", "--model.init_from=evil.ckpt"), (None, "evil.ckpt")):
-        with pytest.raises(UserError, match=f"^{named}: not a "):
+        with refused_with(f"^{named}: not a "):
             read_checkpoint("evil.ckpt", flag)
 
 
@@ -126,7 +127,7 @@ def test_npz_is_refused(name, monkeypatch):
     if name == "zip_bomb":  # 25 MB in 24 KB: one of more than a gigabyte would take a while to make
         monkeypatch.setattr("spikesparse.data.limits.ALWAYS", 1 << 20)
     Path("evil.npz").write_bytes(hostile.NPZ[name]())
-    with pytest.raises(UserError, match=r"--data\.data_dir=evil\.npz: ") as error:
+    with refused_with(r"--data\.data_dir=evil\.npz: ") as error:
         load_source("npz", "evil.npz")
     assert "\n" not in str(error.value)
 
@@ -222,7 +223,7 @@ def test_image_is_refused(name):
         Path(split, "a", "1.png").write_bytes(hostile.IMAGES[name]())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UserError, match=r"1\.png: (not a readable image|\d+x\d+ pixels)"):
+        with refused_with(r"1\.png: (not a readable image|\d+x\d+ pixels)"):
             load_source("folder", ".")
 
 
@@ -232,7 +233,7 @@ def test_many_images_that_would_fill_memory_are_refused_before_any_is_decoded():
         Path(split, "a").mkdir(parents=True)
         for number in range(60):
             Path(split, "a", f"{number}.png").write_bytes(bomb)
-    with pytest.raises(UserError, match=r"would become 2,880,000,000 in memory"):
+    with refused_with(r"would become 2,880,000,000 in memory"):
         load_source("folder", ".")
 
 
@@ -263,7 +264,7 @@ def test_depth_is_counted(depth):
     if depth < MAX_DEPTH:
         assert load_yaml(text, "x") == yaml.safe_load(text)
     else:
-        with pytest.raises(UserError, match="levels deep"):
+        with refused_with("levels deep"):
             load_yaml(text, "x")
 
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from refusals import refused_with
 from spikesparse.commands import train
 from spikesparse.commands.main import main
 from spikesparse.data.sources import load_source
-from spikesparse.errors import UserError
 from spikesparse.files import closing
 from spikesparse.files.names import printable
 from spikesparse.files.whole_files import replace_file
@@ -93,7 +93,7 @@ def test_class_names_that_are_none_are_refused(names, word):
     pixels = np.zeros((3, 4, 5, 3), np.uint8)
     arrays = {f"{what}_{split}": x for split in ("train", "test") for what, x in (("x", pixels), ("y", np.arange(3)))}
     np.savez("a.npz", **arrays, classes=names)
-    with pytest.raises(UserError, match=rf"--data\.data_dir=a\.npz: .*{word}"):
+    with refused_with(rf"--data\.data_dir=a\.npz: .*{word}"):
         load_source("npz", "a.npz")
 
 
@@ -194,6 +194,6 @@ def test_what_nobody_reads_is_no_part_that_failed(capsys):
     parts.end()
     with parts.part("b"), parts.part("c", result=True):
         raise ValueError("two\nlines")
-    with pytest.raises(UserError, match=r"^c: not written"):
+    with refused_with(r"^c: not written"):
         parts.end()
     assert capsys.readouterr().err == "warning: c cannot be written: two lines\n"

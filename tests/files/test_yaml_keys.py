@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from refusals import refused_with
 from spikesparse.commands.main import main
 from spikesparse.commands.report.runs import read_run
-from spikesparse.errors import UserError
 from spikesparse.files.safe_yaml import load_yaml
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
@@ -40,7 +40,7 @@ FINE = [
 def test_text_is_refused_with_its_lines(case):
     text, said = case
     yaml.safe_load(text)  # YAML itself takes it
-    with pytest.raises(UserError, match=rf"^x: {said}"):
+    with refused_with(rf"^x: {said}"):
         load_yaml(text, "x")
 
 

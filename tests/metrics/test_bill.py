@@ -10,10 +10,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from refusals import refused_with
 from spikesparse import SpikingVGG
 from spikesparse.commands.main import main
 from spikesparse.commands.tables import headline
-from spikesparse.errors import UserError
 from spikesparse.metrics import EnergyConstants, SpikeBill, SpikeCounts
 from spikesparse.metrics.bill import DEFINITIONS
 from spikesparse.nn import LayerSizes
@@ -191,7 +191,7 @@ def test_an_energy_that_cannot_be_names_the_flag(tiny_args, flag, capsys):
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["accumulate_pj", "multiply_accumulate_pj"])
 def test_an_energy_is_a_number_of_0_or_more(name, value):
-    with pytest.raises(UserError, match=rf"--model\.energy\.{name}={value}: an energy"):
+    with refused_with(rf"--model\.energy\.{name}={value}: an energy"):
         EnergyConstants(**{name: value})
     assert getattr(EnergyConstants(**{name: 0.0}), name) == 0.0
 

@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 
+from refusals import refused_with
 from spikesparse import LIF, CIFAR10DataModule, SpikingClassifier, SpikingLayer, SpikingStack, SpikingVGG
-from spikesparse.errors import UserError
 from spikesparse.nn.norm import update_statistics
 from spikesparse.training.single_values import refuse_single_values
 
@@ -178,7 +178,7 @@ def test_a_batch_of_one_value_per_channel_is_refused_before_training(tiny_npz, n
     if refused is None:
         refuse_single_values(trainer_of(**trainer), built, data)
     else:
-        with pytest.raises(UserError, match=re.escape(refused)) as error:
+        with refused_with(re.escape(refused)) as error:
             refuse_single_values(trainer_of(**trainer), built, data)
         assert "--data.drop_last=true" in str(error.value)
         assert f"--data.timesteps={data.timesteps}" in str(error.value)
@@ -198,6 +198,6 @@ def test_a_plain_trainer_refuses_it_before_the_first_step(tiny_npz, drop_last):
         assert trainer.global_step == 7
         assert all(value.isfinite().all() for value in model.state_dict().values())
         return
-    with pytest.raises(UserError, match=r"--data\.batch_size=5"):
+    with refused_with(r"--data\.batch_size=5"):
         trainer.fit(model, data)
     assert trainer.global_step == 0

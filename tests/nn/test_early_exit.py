@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from fitting import Losses, fit
+from refusals import refused_with
 from spikesparse import SpikingClassifier, SpikingVGG
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.exits.curve import ExitCurve
 from spikesparse.commands.main import main
 from spikesparse.data.loading import Batch
-from spikesparse.errors import UserError
 from spikesparse.metrics import EnergyConstants
 from spikesparse.nn.early_exit import EarlyExit
 from spikesparse.runs.load import load_run
@@ -101,7 +101,7 @@ def test_by_its_margin_an_image_is_done_once_the_likeliest_class_is_far_ahead_of
     assert EarlyExit([0.05, 0.9], "margin").steps(step_logits).tolist() == [1]
     assert EarlyExit(0.25, "margin").steps(step_logits).tolist() == [3]
     assert EarlyExit(0.48).steps(step_logits).tolist() == [1]
-    with pytest.raises(UserError, match=r"--model\.early_exit\.measure='entropy'.*There are: probability, margin"):
+    with refused_with(r"--model\.early_exit\.measure='entropy'.*There are: probability, margin"):
         EarlyExit(0.5, "entropy")
 
 
@@ -166,7 +166,7 @@ def test_a_run_reports_what_was_spent_up_to_the_exits(tiny_args):
 def test_a_margin_wants_two_classes():
     logits = torch.zeros(T, 4, 1)
     assert EarlyExit(0.9).steps(logits).tolist() == [1] * 4  # one class is certain
-    with pytest.raises(UserError, match=r"--model\.early_exit\.measure=margin: the network has one class"):
+    with refused_with(r"--model\.early_exit\.measure=margin: the network has one class"):
         EarlyExit(0.9, "margin").steps(logits)
 
 
@@ -218,7 +218,7 @@ def test_each_step_may_have_a_confidence_of_its_own():
 
 @pytest.mark.parametrize("confidences", [[0.5], [0.5, 0.6, 0.7], []])
 def test_as_many_confidences_as_do_not_go_with_the_steps_are_refused(confidences):
-    with pytest.raises(UserError, match=r"--model\.early_exit\.confidence=.*T=3 steps; one number is needed, or 2"):
+    with refused_with(r"--model\.early_exit\.confidence=.*T=3 steps; one number is needed, or 2"):
         EarlyExit(confidences).steps(torch.zeros(3, 1, 2))
 
 
@@ -231,7 +231,7 @@ def test_confidences_of_each_step_come_from_the_command_line_and_back_from_a_che
 
 @pytest.mark.parametrize("confidence", [0.0, -1.0, 1.5, math.nan, [0.9, 0.0], [1.1]])
 def test_a_confidence_that_cannot_be_is_refused(confidence):
-    with pytest.raises(UserError, match=r"--model\.early_exit\.confidence="):
+    with refused_with(r"--model\.early_exit\.confidence="):
         EarlyExit(confidence)
 
 

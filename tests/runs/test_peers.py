@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from refusals import refused_with
 from spikesparse.commands import main as __main__
 from spikesparse.commands.main import main
-from spikesparse.errors import UserError
 from spikesparse.runs.peers import check_nodes, is_first_process, lost_peer
 
 PERISH = '''
@@ -219,7 +219,7 @@ def test_machines_that_could_never_meet_are_refused(num_nodes, env, said, monkey
     if said is None:
         check_nodes(num_nodes)
         return
-    with pytest.raises(UserError, match=re.escape(said)):
+    with refused_with(re.escape(said)):
         check_nodes(num_nodes)
 
 

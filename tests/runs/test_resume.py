@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
+from refusals import refused_with
 from spikesparse.commands.main import main
 from spikesparse.data.loading import BatchRows
-from spikesparse.errors import UserError
 from spikesparse.files import whole_files
 from spikesparse.files.locks import FileLock
 from spikesparse.files.whole_files import replace_file, whole_file
@@ -279,7 +279,7 @@ def test_a_folder_is_held_until_it_is_let_go_or_another_is_held(tmp_path):
     assert not beside.acquire(wait=False)
     hold(second)
     assert beside.acquire(wait=False)
-    with pytest.raises(UserError, match=r"seed0: another process trains there\."):
+    with refused_with(r"seed0: another process trains there\."):
         hold(first)
     beside.close()
     hold(first)
@@ -605,7 +605,7 @@ def test_processes_that_see_different_checkpoints_are_refused(monkeypatch):
         patched.setattr(torch.distributed, "all_gather_object", gathered)
         ProcessState().setup(trainer, None, "fit")
         trainer.ckpt_path = "runs/a/seed0/checkpoints/last.ckpt"
-        with pytest.raises(UserError, match=r"different places \(last.ckpt, the beginning\)"):
+        with refused_with(r"different places \(last.ckpt, the beginning\)"):
             ProcessState().setup(trainer, None, "fit")
 
 

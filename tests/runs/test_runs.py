@@ -18,11 +18,11 @@ from PIL import Image
 from pytorch_lightning import Trainer
 
 from fitting import Losses, fit
+from refusals import refused_with
 from spikesparse import load_run
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.main import main
 from spikesparse.commands.train import _compare_command
-from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.runs.bill_files import read_rows
 from spikesparse.runs.folder import refuse_blocked
@@ -225,10 +225,10 @@ def test_damaged_results_are_named_and_made_anew(tiny_args, capsys):
 )
 def test_damaged_results_are_refused_in_a_line(tmp_path, text):
     for name, read in (("result.json", load_result), ("bill.json", lambda path: read_rows(path.parent))):
-        with pytest.raises(UserError, match=name):
+        with refused_with(name):
             read(tmp_path / name)  # there is none
         (tmp_path / name).write_text(text)
-        with pytest.raises(UserError, match=name) as error:
+        with refused_with(name) as error:
             read(tmp_path / name)
         assert "\n" not in str(error.value)
 
@@ -602,7 +602,7 @@ def test_whatever_stands_where_a_folder_must_be_is_named(blocked):
     Path(blocked).parent.mkdir(parents=True, exist_ok=True)
     refuse_blocked(Path("a/b/seed0"))
     Path(blocked).symlink_to("nowhere")
-    with pytest.raises(UserError, match=f"^{blocked}: it is no folder"):
+    with refused_with(f"^{blocked}: it is no folder"):
         refuse_blocked(Path("a/b/seed0"))
 
 

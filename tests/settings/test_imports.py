@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from refusals import refused_with
 from spikesparse import CIFAR10DataModule, EarlyExit, SpikingClassifier, load_run
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.main import main
@@ -176,7 +177,7 @@ def test_early_exit_is_taken_by_class_path(tiny_args):
 
 @pytest.mark.parametrize("path", REFUSED)
 def test_what_is_no_part_of_a_run_is_refused(path):
-    with limited_imports(), pytest.raises(UserError, match="--allow-import"):
+    with limited_imports(), refused_with("--allow-import"):
         imported(path)
 
 
@@ -191,16 +192,16 @@ def test_a_module_that_is_let_in_lets_in_nothing_else(path):
     with limited_imports(("mine",)):
         assert imported("mine.Net").__name__ == "Net"
         assert imported("mine.rise")(0.5) == 0.5
-        with pytest.raises(UserError, match="--allow-import"):
+        with refused_with("--allow-import"):
             imported(path)
 
 
 def test_a_prefix_is_a_whole_name_and_may_be_narrow():
     with limited_imports(("min", "torch.distributed.algorithms")):
-        with pytest.raises(UserError, match=r"--allow-import mine$"):
+        with refused_with(r"--allow-import mine$"):
             check_path("mine.Net")
         assert callable(imported("torch.distributed.algorithms.ddp_comm_hooks.default_hooks.fp16_compress_hook"))
-        with pytest.raises(UserError, match="--allow-import torch"):
+        with refused_with("--allow-import torch"):
             imported("torch.hub.load")
 
 
@@ -228,7 +229,7 @@ def test_flag_is_taken_in_all_its_forms_and_is_no_override():
         ["--allow-import=a/b"],
         ["--allow-import="],
     ):
-        with pytest.raises(UserError, match="name a package or module"):
+        with refused_with("name a package or module"):
             split_allowed(wrong)
 
 
@@ -263,7 +264,7 @@ def test_settings_of_a_checkpoint_are_refused_as_any_others(capsys):
     for command in ("test", "validate", "predict", "fit"):
         line = refusal([command, "--ckpt_path=run/checkpoints/last.ckpt"], capsys)
         assert "the checkpoint's settings: model.net.class_path: mine.Net: not imported" in line
-    with pytest.raises(UserError, match=r"checkpoints/last.ckpt: model.net.class_path: mine.Net: not imported"):
+    with refused_with(r"checkpoints/last.ckpt: model.net.class_path: mine.Net: not imported"):
         load_run("run")
     assert not Path("imported").exists()
 
@@ -288,7 +289,7 @@ def test_checkpoint_with_a_class_of_ones_own_needs_the_flag_again(tiny_args, cap
         assert "the checkpoint's settings: model.net.class_path: mine.Net: not imported" in line
     teacher = f"--model.distillation.teacher={folder}/checkpoints/last.ckpt"
     assert "mine.Net: not imported" in refusal(["fit", teacher, *[a for a in args if "mine" not in a]], capsys)
-    with pytest.raises(UserError, match=r"checkpoints/last.ckpt: model.net.class_path: mine.Net: not imported"):
+    with refused_with(r"checkpoints/last.ckpt: model.net.class_path: mine.Net: not imported"):
         load_run(folder, "last")
     assert not Path("imported").exists()
     assert main(["test", checkpoint, "--allow-import=other,mine", "--trainer.accelerator=cpu"]) == 0

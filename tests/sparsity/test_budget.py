@@ -14,12 +14,12 @@ import pytest
 import torch
 import yaml
 
+from refusals import refused_with
 from spikesparse import SparsityAnnealing, SpikeBudget, load_run
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.main import main
 from spikesparse.commands.report.runs import read_run
 from spikesparse.commands.train import twin_args
-from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.runs.checkpoints import BestCheckpoint
 from spikesparse.settings.command_line import asks_for_no_penalty, run_name
@@ -463,7 +463,7 @@ def test_a_baseline_is_read_where_training_starts(tmp_path, capsys):
         assert (resumed.target, resumed.baseline) == (target, baseline)
         assert (other.target, other.baseline) == (None, None)
     torch.save({"state_dict": {}, "measured": None}, tmp_path / "old.ckpt")
-    with pytest.raises(UserError, match=r"--budget.baseline=.*old.ckpt: .*does not tell its accuracy/val"):
+    with refused_with(r"--budget.baseline=.*old.ckpt: .*does not tell its accuracy/val"):
         starting(SpikeBudget(max_accuracy_drop=0.1, baseline=str(tmp_path / "old.ckpt")))
     assert capsys.readouterr().out == ""
 
@@ -477,7 +477,7 @@ def test_what_is_not_read_and_what_cannot_be_is_said_where_training_starts(capsy
     starting(SpikeBudget(target=5), SparsityAnnealing(0.0))
     starting(SpikeBudget(), SparsityAnnealing(0.5), enable_validation=False)
     assert capsys.readouterr().out == ""
-    with pytest.raises(UserError, match="goes by validation"):
+    with refused_with("goes by validation"):
         starting(SpikeBudget(target=5), enable_validation=False)
 
 

@@ -21,9 +21,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from browser import Browser
 from browser import available as browser_is_available
+from refusals import refused_with
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.main import main
-from spikesparse.errors import UserError
 from spikesparse.settings.command_line import run_name
 from spikesparse.training.dashboard import Dashboard, custom_scalars
 from spikesparse.training.dashboard.callback import takes_pictures
@@ -339,7 +339,7 @@ def test_a_silent_network_can_be_drawn():
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(UserError, match=r"--dashboard\.images=0"):
+    with refused_with(r"--dashboard\.images=0"):
         Dashboard(images=0)
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fitting import Losses, fit
+from refusals import refused_with
 from spikesparse import CIFAR10DataModule, SpikingVGG, load_run
 from spikesparse.commands.main import main
-from spikesparse.errors import UserError
 from spikesparse.settings.build import build_encoder
 from spikesparse.settings.parser import limited_imports
 from spikesparse.sparsity.asked import told_by
@@ -49,7 +49,7 @@ def test_a_student_that_is_its_teacher_learns_nothing_from_it():
 
 @pytest.mark.parametrize("settings", [{"weight": 0.0}, {"weight": 1.5}, {"temperature": 0.0}])
 def test_settings_that_cannot_be_are_refused(settings):
-    with pytest.raises(UserError, match=rf"--model\.distillation\.{next(iter(settings))}="):
+    with refused_with(rf"--model\.distillation\.{next(iter(settings))}="):
         Distillation(**settings)
 
 
@@ -160,7 +160,7 @@ def test_encoders_are_compared_as_they_are_built_whatever_named_them(theirs, our
         if same:
             assert isinstance(load_teacher("teacher.ckpt", student), SpikingVGG)
         else:
-            with pytest.raises(UserError, match=r"teacher\.ckpt: that network reads what .* makes; --data.encoder is"):
+            with refused_with(r"teacher\.ckpt: that network reads what .* makes; --data.encoder is"):
                 load_teacher("teacher.ckpt", student)
     sys.modules.pop("mine_encoder", None)
 
@@ -168,7 +168,7 @@ def test_encoders_are_compared_as_they_are_built_whatever_named_them(theirs, our
 def test_a_teachers_encoder_is_imported_only_if_it_may_be(tiny_npz):
     settings = {"data": {"encoder": by_path("os.system")}, "model": {"net": by_path("spikesparse.SpikingVGG")}}
     torch.save({"state_dict": {}, "settings": settings}, "teacher.ckpt")
-    with pytest.raises(UserError, match=r"settings: data.encoder.class_path: os.system: not imported"):
+    with refused_with(r"settings: data.encoder.class_path: os.system: not imported"):
         load_teacher("teacher.ckpt", CIFAR10DataModule(str(tiny_npz), "npz"))
 
 
@@ -176,7 +176,7 @@ def test_a_teacher_of_other_images_is_refused():
     """Both have ten classes and 32x32 pixels."""
     settings = {"data": {"encoder": "direct", "source": "cifar10"}, "model": {"net": {}}}
     torch.save({"state_dict": {}, "settings": settings}, "teacher.ckpt")
-    with pytest.raises(UserError, match=r"was trained on cifar10; here it is --data.source=digits"):
+    with refused_with(r"was trained on cifar10; here it is --data.source=digits"):
         load_teacher("teacher.ckpt", CIFAR10DataModule(source="digits"))
 
 
@@ -184,7 +184,7 @@ def test_a_teacher_of_other_images_is_refused():
 def test_a_baseline_of_other_images_is_refused(flag):
     measured = {"accuracy/val": 0.5}
     torch.save({"state_dict": {}, "settings": {"data": {"source": "cifar10"}}, "measured": measured}, "base.ckpt")
-    with pytest.raises(UserError, match=rf"{flag}=base\.ckpt: that network was trained on cifar10; here it is"):
+    with refused_with(rf"{flag}=base\.ckpt: that network was trained on cifar10; here it is"):
         told_by("base.ckpt", "accuracy/val", CIFAR10DataModule(source="digits"), flag)
     for data in (CIFAR10DataModule(), CIFAR10DataModule(source="npz"), None):
         assert told_by("base.ckpt", "accuracy/val", data, flag) == 0.5

@@ -7,6 +7,8 @@ import warnings
 import pytest
 import torch
 
+from refusals import refused_with
+from spikesparse.commands.flags import with_flags
 from spikesparse.errors import UserError
 from spikesparse.settings.bolts import load_bolts
 from spikesparse.training.lr_schedulers import LinearWarmupCosineAnnealingLR
@@ -103,11 +105,11 @@ def test_a_warmup_that_does_not_end_before_training_is_refused(warmup, most):
     with pytest.raises(UserError) as error:
         curve(LinearWarmupCosineAnnealingLR, 1, warmup_epochs=warmup, max_epochs=most)
     for word in (f"--model.scheduler.warmup_epochs={warmup}", f"--trainer.max_epochs={most}"):
-        assert word in str(error.value)
+        assert word in with_flags(error.value)
 
 
 def test_max_epochs_must_be_given():
-    with pytest.raises(UserError, match="max_epochs"):
+    with refused_with("max_epochs"):
         curve(LinearWarmupCosineAnnealingLR, 1, warmup_epochs=1)
 
 
