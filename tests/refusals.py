@@ -11,9 +11,9 @@ from spikesparse.errors import UserError
 
 
 @contextmanager
-def refused_with(match: str) -> Iterator[None]:
+def refused_with(match: str) -> Iterator[pytest.ExceptionInfo[UserError]]:
     """What happens within is refused, and the line that is printed matches."""
     with pytest.raises(UserError) as raised:
-        yield
+        yield raised
     line = with_flags(raised.value)
     assert re.search(match, line), f"{match!r} does not match {line!r}"

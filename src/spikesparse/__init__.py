@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from spikesparse.files.version import __version__
+
 if TYPE_CHECKING:
     from spikesparse.data import CIFAR10DataModule as CIFAR10DataModule
     from spikesparse.data.encoding import DirectEncoder as DirectEncoder
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from spikesparse.training.distillation import Distillation as Distillation
     from spikesparse.training.lr_schedulers import LinearWarmupCosineAnnealingLR as LinearWarmupCosineAnnealingLR
     from spikesparse.training.module import SpikingClassifier as SpikingClassifier
-
-__version__ = "0.1.0"
 
 # Public name -> module. Imported at first use, so that `spikesparse --version` need not wait for torch.
 _PUBLIC = {

@@ -1,7 +1,8 @@
 """The package as a whole: what it exports, and what git and a wheel carry."""
 
-import importlib
+import re
 import subprocess
+import tomllib
 
 import pytest
 
@@ -43,10 +44,17 @@ def test_every_module_under_src_is_tracked_by_git():
     assert present <= tracked, f"not tracked: {sorted(present - tracked)}"
 
 
-def test_network_code_does_not_import_lightning():
-    for path in sorted((REPOSITORY / "src" / "spikesparse").glob("nn/*.py")):
-        assert "lightning" not in path.read_text().replace("without Lightning", ""), path
-    importlib.import_module("spikesparse.nn")
+def test_the_floor_of_lightning_and_not_its_twin():
+    """2.6.6 has the allow-list of load_from_checkpoint; of `lightning`, 2.6.2 and 2.6.3 were malware (SECURITY.md)."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    names = {re.split(r"[\[<>=~!; ]", each)[0].lower(): each for each in asked}
+    assert names["pytorch-lightning"] == "pytorch-lightning>=2.6.6"
+    assert "lightning" not in names
+    for file in ("constraints.txt", "constraints-oldest.txt"):
+        pins = dict(line.split("==") for line in (REPOSITORY / file).read_text().splitlines() if "==" in line)
+        assert tuple(map(int, pins["pytorch-lightning"].split("."))) >= (2, 6, 6), file
+        assert "lightning" not in pins, file
 
 
 def test_make_help_lists_every_target():

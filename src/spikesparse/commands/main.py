@@ -106,7 +106,7 @@ def main(args: list[str] | None = None) -> int:
         0 if it went well, 2 for what the user can mend, 130 after Ctrl-C, 141 if nothing reads the output any more, 143
         if another signal stopped training, 1 if another process is gone.
     """
-    from spikesparse import __version__
+    from spikesparse.files.version import __version__
 
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):

@@ -25,7 +25,7 @@ from spikesparse.files.safe_yaml import check_regular
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-OFFLINE_HINT = "`source=digits` needs no download."
+OFFLINE_HINT = "EXPERIMENT=digits (`source=digits`) needs no download."
 
 
 def _torchvision_source(name: str) -> Callable[[Path], Dataset]:

@@ -32,7 +32,7 @@ class EnergyConstants:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not (value >= 0.0 and math.isfinite(value)):
-                raise ArgumentError(name, value, "it must be 0 or more; it is an energy in picojoules.")
+                raise ArgumentError(name, value, "an energy in picojoules must be 0 or more.")
 
 
 _DEFAULT = EnergyConstants()

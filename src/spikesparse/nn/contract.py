@@ -11,7 +11,7 @@ from torch import nn
 class Contract(nn.Module, ABC):
     """Base of a class that states what a module must do; any torch module counts as one of it.
 
-    The command line takes a class path by the type that is asked for. So nobody has to inherit from us, and `--help`
+    The command line takes a class path by the type that is asked for. So nobody has to inherit from us, and the help
     names our own few classes and not all of torch's.
     """
 

@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 
 import torch
 
-from spikesparse import __version__
 from spikesparse.errors import UserError
+from spikesparse.files.version import __version__
 from spikesparse.files.whole_files import replace_file
 
 

@@ -45,7 +45,7 @@ def check_fraction(argument: str, value: float) -> None:
         ArgumentError: naming the argument.
     """
     if not 0.0 <= value < 1.0:
-        raise ArgumentError(argument, value, "it must lie in [0, 1); a fraction: 0.01 is one percent.")
+        raise ArgumentError(argument, value, "a fraction, from 0 to below 1; 0.01 is one percent.")
 
 
 def measured_of(pl_module: Any, tag: str) -> float:
@@ -78,6 +78,6 @@ def told_by(path: str, tag: str, data: Any, named: str = "`baseline`") -> float:
     if not isinstance(value, float):
         raise UserError(
             f"{named}={path}: the checkpoint does not tell its {tag}, it is of an earlier version. Name the value "
-            "itself: `spikesparse validate --ckpt_path` measures it."
+            "itself: `spikesparse validate` measures it."
         )
     return value

@@ -9,11 +9,11 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from spikesparse import __version__
 from spikesparse.commands.report.plots import Drawn, drawn
 from spikesparse.commands.report.runs import find_runs, read_run
 from spikesparse.errors import UserError
 from spikesparse.files.closing import Closing
+from spikesparse.files.version import __version__
 from spikesparse.files.whole_files import replace_file
 
 
