@@ -24,22 +24,30 @@ if TYPE_CHECKING:
     from spikesparse.nn import SpikingStack as SpikingStack
     from spikesparse.nn import SpikingVGG as SpikingVGG
     from spikesparse.nn.early_exit import EarlyExit as EarlyExit
+    from spikesparse.runs.checkpoints import BestCheckpoint as BestCheckpoint
     from spikesparse.runs.load import load_run as load_run
+    from spikesparse.settings.bolts import load_bolts as load_bolts
     from spikesparse.sparsity import SparsityAnnealing as SparsityAnnealing
     from spikesparse.sparsity import SpikeBudget as SpikeBudget
     from spikesparse.sparsity import SpikePenalty as SpikePenalty
+    from spikesparse.training.dashboard import Dashboard as Dashboard
+    from spikesparse.training.dashboard import custom_scalars as custom_scalars
     from spikesparse.training.distillation import Distillation as Distillation
     from spikesparse.training.lr_schedulers import LinearWarmupCosineAnnealingLR as LinearWarmupCosineAnnealingLR
     from spikesparse.training.module import SpikingClassifier as SpikingClassifier
+    from spikesparse.training.progress import EpochLines as EpochLines
 
 # Public name -> module. Imported at first use, so that `spikesparse --version` need not wait for torch.
 _PUBLIC = {
+    "BestCheckpoint": "runs.checkpoints",
     "CIFAR10DataModule": "data",
+    "Dashboard": "training.dashboard",
     "DirectEncoder": "data.encoding",
     "Distillation": "training.distillation",
     "EarlyExit": "nn.early_exit",
     "Encoder": "data.encoding",
     "Energy": "metrics",
+    "EpochLines": "training.progress",
     "IF": "nn",
     "LIF": "nn",
     "LinearWarmupCosineAnnealingLR": "training.lr_schedulers",
@@ -56,6 +64,8 @@ _PUBLIC = {
     "SpikingStack": "nn",
     "SpikingVGG": "nn",
     "SynapticOperations": "metrics",
+    "custom_scalars": "training.dashboard",
+    "load_bolts": "settings.bolts",
     "load_run": "runs.load",
 }
 

@@ -13,8 +13,10 @@ from spikesparse.settings.bolts import load_bolts
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
-# A search space is no configuration: tests/commands/test_pareto.py reads it.
-FILES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml") if p.parent.name != "search")
+# A search space and a plan are no configurations: tests/commands reads them.
+FILES = sorted(
+    str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("campaign", "search")
+)
 CUT = [
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",

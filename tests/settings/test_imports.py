@@ -15,9 +15,8 @@ from spikesparse import CIFAR10DataModule, EarlyExit, SpikingClassifier, load_ru
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.main import main
 from spikesparse.errors import UserError
-from spikesparse.settings.class_paths import as_flags, check_path, split_allowed
+from spikesparse.settings.class_paths import as_flags, check_path, limited_imports, split_allowed
 from spikesparse.settings.command_line import named_settings, run_name
-from spikesparse.settings.parser import limited_imports
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 CODE = """
@@ -121,7 +120,7 @@ REFUSED = [
         "spikesparse.commands.pareto.trial.run_to_log",
     ),
     *(
-        "spikesparse.runs.checkpoints.Path",
+        "spikesparse.data.sources.Path",
         "spikesparse.files.locks.FileLock",
         "mine.Net",
         "torchmetrics.utilities.checks.os",
@@ -177,7 +176,7 @@ def test_early_exit_is_taken_by_class_path(tiny_args):
 
 @pytest.mark.parametrize("path", REFUSED)
 def test_what_is_no_part_of_a_run_is_refused(path):
-    with limited_imports(), refused_with("--allow-import"):
+    with refused_with("--allow-import"), limited_imports():
         imported(path)
 
 
@@ -189,11 +188,10 @@ def test_parts_of_a_run_are_imported(path):
 
 @pytest.mark.parametrize("path", ["mine.os.system", "mine.partial", "mine.functools.partial", "mine.F.torch"])
 def test_a_module_that_is_let_in_lets_in_nothing_else(path):
-    with limited_imports(("mine",)):
+    with refused_with("--allow-import"), limited_imports(("mine",)):
         assert imported("mine.Net").__name__ == "Net"
         assert imported("mine.rise")(0.5) == 0.5
-        with refused_with("--allow-import"):
-            imported(path)
+        imported(path)
 
 
 def test_a_prefix_is_a_whole_name_and_may_be_narrow():
@@ -201,17 +199,18 @@ def test_a_prefix_is_a_whole_name_and_may_be_narrow():
         with refused_with(r"--allow-import mine$"):
             check_path("mine.Net")
         assert callable(imported("torch.distributed.algorithms.ddp_comm_hooks.default_hooks.fp16_compress_hook"))
-        with refused_with("--allow-import torch"):
+        with refused_with("--allow-import torch.hub"), limited_imports():
             imported("torch.hub.load")
 
 
 def test_limits_end_where_they_began_and_inner_ones_inherit():
-    from jsonargparse import _actions, _typehints
+    from jsonargparse import _common
 
-    before = (_typehints.import_object, _actions.import_object)
+    before = dict(_common.parsing_settings)
     with limited_imports(("mine",)), limited_imports():
         check_path("mine.Net")
-    assert (_typehints.import_object, _actions.import_object) == before
+        assert imported("mine.Net").__name__ == "Net"
+    assert _common.parsing_settings == before
     with limited_imports(), pytest.raises(UserError):
         check_path("mine.Net")
 

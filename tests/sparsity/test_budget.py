@@ -411,7 +411,7 @@ def test_what_it_says_of_a_drop_by_hand(capsys):
         "budget: val accuracy 95.00%, at least 88.00% allowed: lambda 0.2 -> 0.245",  # by half of log 1.5
     ]
     assert budget.allowed(0) == budget.allowed(9) == pytest.approx(0.88)
-    assert budget.none_chosen == "no epoch was within --budget.max_accuracy_drop=0.02 of the baseline 90.00%"
+    assert budget.none_chosen == "no epoch was within `max_accuracy_drop=0.02` of the baseline 90.00%"
 
 
 @pytest.mark.parametrize(

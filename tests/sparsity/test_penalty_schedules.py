@@ -273,7 +273,7 @@ def test_a_run_that_ends_before_its_ramp_is_warned(max_epochs, warns):
     annealing = SparsityAnnealing(0.8, end_epoch=4)
     trainer = SimpleNamespace(max_epochs=max_epochs)
     if warns:
-        with pytest.warns(UserWarning, match="--sparsity.end_epoch"):
+        with pytest.warns(UserWarning, match="`end_epoch`"):
             annealing.on_fit_start(trainer, None)
     else:
         annealing.on_fit_start(trainer, None)  # pytest turns a warning into an error

@@ -12,7 +12,7 @@ from refusals import refused_with
 from spikesparse import CIFAR10DataModule, SpikingVGG, load_run
 from spikesparse.commands.main import main
 from spikesparse.settings.build import build_encoder
-from spikesparse.settings.parser import limited_imports
+from spikesparse.settings.class_paths import limited_imports
 from spikesparse.sparsity.asked import told_by
 from spikesparse.training.distillation import Distillation
 from spikesparse.training.teacher import load_teacher, logits_of

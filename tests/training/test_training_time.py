@@ -10,7 +10,7 @@ import pytest
 from spikesparse.commands.main import main
 from spikesparse.commands.report.runs import read_run
 from spikesparse.settings.command_line import run_name
-from spikesparse.training import silent_layers as callbacks
+from spikesparse.training import progress
 from spikesparse.training.module import SpikingClassifier
 from spikesparse.training.process_state import ProcessState
 from spikesparse.training.progress import TrainingTime
@@ -76,7 +76,7 @@ def test_max_time_ends_a_training_and_is_counted_once(tiny_args, hour_an_epoch):
 
 def test_a_clock_by_hand(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     timed = TrainingTime()
     timed.setup(None, None, "fit")
     timed.load_state_dict({"time_elapsed": {"train": 7.0, "validate": 3.0}})  # as Lightning's Timer wrote it

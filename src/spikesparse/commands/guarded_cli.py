@@ -23,10 +23,10 @@ from spikesparse.runs.saving import WholeFileIO
 from spikesparse.settings.bolts import load_bolts
 from spikesparse.settings.build import refuse_linked
 from spikesparse.settings.build_errors import SettingsErrors
-from spikesparse.settings.class_paths import split_allowed
+from spikesparse.settings.class_paths import check_settings, limited_imports, moved, split_allowed
 from spikesparse.settings.command_line import named_settings, with_checkpoint_settings
-from spikesparse.settings.parser import checked_parser, limited_imports, read_counts_as_counts
-from spikesparse.settings.parts import check_settings
+from spikesparse.settings.parser import checked_parser, read_counts_as_counts
+from spikesparse.settings.parts import refuse_unbuilt
 from spikesparse.settings.words import Refused
 from spikesparse.training.loggers import LoggersFailForThemselves
 from spikesparse.training.memory import check_memory
@@ -48,8 +48,8 @@ class GuardedCLI(LightningCLI):
         self.args = args
         self.companions: list[Callback] = []  # of the trainer, beside those that settings name
         given, prefixes = split_allowed(args)
-        whole = with_checkpoint_settings(given)
-        with limited_imports(prefixes), checked_parser(), SettingsErrors() as self._building:
+        whole = [moved(arg) for arg in with_checkpoint_settings(given)]
+        with checked_parser(), SettingsErrors() as self._building, limited_imports(prefixes):
             settings = named_settings(whole, read_values=True)
             check_settings(settings)
             refuse_linked(settings)
@@ -83,6 +83,7 @@ class GuardedCLI(LightningCLI):
         except argparse.ArgumentError as error:
             parsers = self._subcommand_parsers.values()
             raise Refused(error, (flag for each in parsers for flag in each._option_string_actions)) from error
+        refuse_unbuilt(self.config[self.config.subcommand])
         if self.config.subcommand == "fit" and is_first_process():
             for line in unread_flags(self.args, self.config.fit):
                 print(line, flush=True)

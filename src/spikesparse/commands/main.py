@@ -200,8 +200,7 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from spikesparse.ops.backends import named_backend
-    from spikesparse.settings.class_paths import split_allowed
-    from spikesparse.settings.parser import limited_imports
+    from spikesparse.settings.class_paths import limited_imports, split_allowed
 
     named_backend()  # refused now rather than in the first step
     allowed = split_allowed(args)[1]

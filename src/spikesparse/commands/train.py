@@ -8,6 +8,7 @@ from typing import Any
 
 from spikesparse.commands.campaign.seeds import over_seeds
 from spikesparse.commands.cli import SpikeCLI
+from spikesparse.commands.flags import with_flags
 from spikesparse.commands.help import most_used_at_the_end
 from spikesparse.commands.tables import comparison_table, console, headline
 from spikesparse.errors import UserError
@@ -85,7 +86,7 @@ def train(args: list[str]) -> RunResult | None:
         best = str(last)
         setter = in_force(trainer)
         reason = setter.none_chosen if setter is not None else "no epoch was validated"
-        print(f"{reason}: the last epoch is tested, not the best")
+        print(f"{with_flags(reason)}: the last epoch is tested, not the best")
     trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
     closing = Closing()
     result = _report(cli, run_name(["fit", *args]), best, about, closing)
@@ -135,8 +136,9 @@ def _fitted(args: list[str], fresh: bool) -> SpikeCLI:
 
 def _epochs_trained(trainer: Any) -> int:
     """Without the pass over the data that StochasticWeightAveraging adds for batch norm: nothing is learned there."""
-    done, asked = trainer.current_epoch, trainer.max_epochs
-    return done if asked in (None, -1) else min(done, asked)
+    done: int = trainer.current_epoch
+    asked: int | None = trainer.max_epochs
+    return done if asked is None or asked < 0 else min(done, asked)
 
 
 def _training_time(trainer: Any) -> float:

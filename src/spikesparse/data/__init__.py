@@ -2,5 +2,6 @@
 
 from spikesparse.data.loading import Batch
 from spikesparse.data.module import CIFAR10DataModule
+from spikesparse.data.philox import POISSON, uniform
 
-__all__ = ["Batch", "CIFAR10DataModule"]
+__all__ = ["POISSON", "Batch", "CIFAR10DataModule", "uniform"]

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from spikesparse.data.philox import POISSON, uniform
 from spikesparse.errors import ArgumentError, choose
-from spikesparse.settings.parts import refusal
 
 #: Normalisations that an encoder may ask the data module for.
 #: "standard": zero mean and unit variance per channel. "signed_unit": zero mean, values in [-1, 1].
@@ -82,10 +81,8 @@ def make_encoder(encoder: str | Encoder) -> Encoder:
     """An encoder by its name, or as it is.
 
     Raises:
-        UserError: for a name that does not exist, or a class path that is no encoder's.
+        ArgumentError: for a name that does not exist.
     """
     if isinstance(encoder, Encoder):
         return encoder
-    if isinstance(encoder, str) and "." in encoder:  # a class path that could not be taken is left as a string
-        raise refusal("data.encoder", encoder)
     return ENCODERS[choose("encoder", encoder, ENCODERS, "encoder")]()

@@ -149,7 +149,7 @@ def check_yaml(text: str, where: str) -> None:
         raise _unreadable(where, error) from error
 
 
-def _is_empty(text: str) -> bool:
+def is_empty(text: str) -> bool:
     """Whether a YAML text, which has been checked, holds nothing but comments."""
     nodes = [event for event in yaml.parse(text, Loader=_Loader) if isinstance(event, yaml.NodeEvent)]
     return not nodes or (len(nodes) == 1 and isinstance(nodes[0], yaml.ScalarEvent) and nodes[0].value == "")

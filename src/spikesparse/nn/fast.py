@@ -7,7 +7,7 @@ take the same memory as (T, B, H, W, C).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,27 @@ from spikesparse.ops.fire import Fired, fire
 from spikesparse.ops.recompute import convolve_and_fire
 from spikesparse.ops.weights import Convolution, spike_conv2d, spike_linear
 
-if TYPE_CHECKING:
-    from spikesparse.nn.layer import SpikingLayer
+
+class Layer(Protocol):
+    """What is read of a :class:`spikesparse.SpikingLayer`."""
+
+    recompute: bool
+    shares_statistics: bool
+    shape: tuple[int, ...]
+
+    @property
+    def weights(self) -> nn.Conv2d | nn.Linear: ...
+    @property
+    def norm(self) -> nn.BatchNorm1d | nn.BatchNorm2d | None: ...
+    @property
+    def neuron(self) -> nn.Module | None: ...
+    @property
+    def dropout(self) -> nn.Module | None: ...
+    @property
+    def pool(self) -> nn.Module | None: ...
 
 
-def why_not_fused(layer: SpikingLayer) -> str | None:
+def why_not_fused(layer: Layer) -> str | None:
     """Why norm and neurons of a layer cannot be one operation, if so."""
     neuron, norm = layer.neuron, layer.norm
     if not isinstance(neuron, LIF) or type(neuron).forward is not LIF.forward:
@@ -38,12 +54,12 @@ def why_not_fused(layer: SpikingLayer) -> str | None:
     return why_not_folded(norm) if norm is not None else None
 
 
-def drops(layer: SpikingLayer) -> bool:
+def drops(layer: Layer) -> bool:
     """Whether its dropout is on: it may be so in a network that is evaluated (Gal & Ghahramani 2016)."""
     return layer.dropout is not None and layer.dropout.training
 
 
-def fire_layer(layer: SpikingLayer, x: Tensor, timesteps: int, counter: SpikeCounter) -> tuple[Tensor, bool]:
+def fire_layer(layer: Layer, x: Tensor, timesteps: int, counter: SpikeCounter) -> tuple[Tensor, bool]:
     """Weights, norm, neurons, and if it can be the pool, with what they have to be counted for.
 
     Returns:
@@ -137,7 +153,7 @@ def _learns(weights: nn.Conv2d | nn.Linear) -> bool:
     return weights.weight.requires_grad
 
 
-def _recomputed(layer: SpikingLayer, x: Tensor, counter: SpikeCounter, neurons: dict[str, Any]) -> Fired | None:
+def _recomputed(layer: Layer, x: Tensor, counter: SpikeCounter, neurons: dict[str, Any]) -> Fired | None:
     weights = layer.weights
     if not isinstance(weights, nn.Conv2d) or not _is_plain(weights):
         return None
@@ -150,7 +166,7 @@ def _recomputed(layer: SpikingLayer, x: Tensor, counter: SpikeCounter, neurons: 
     return convolve_and_fire(x, bits, unit, weights.weight.to(dtype), _settings(weights), **neurons)
 
 
-def _pools_fused(layer: SpikingLayer, counter: SpikeCounter) -> bool:
+def _pools_fused(layer: Layer, counter: SpikeCounter) -> bool:
     pool = layer.pool
     if not isinstance(pool, nn.MaxPool2d) or counter.recording or drops(layer):
         return False

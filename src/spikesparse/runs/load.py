@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from spikesparse.settings.build import _built
+from spikesparse.settings.build import build_run
 
 if TYPE_CHECKING:
     from spikesparse.data import CIFAR10DataModule
@@ -35,22 +35,8 @@ def load_run(
     checkpoint = read_checkpoint(path, flag=None)
     settings = settings_of(checkpoint, str(path))
     prefixes = (allow_import,) if isinstance(allow_import, str) else tuple(allow_import)
-    ready = _built(SpikingClassifier, settings, str(path), prefixes)
+    ready = build_run(SpikingClassifier, settings, str(path), prefixes)
     module, data = ready.model, ready.data
     check_state_dict(checkpoint["state_dict"], module.state_dict(), str(path))
     module.load_state_dict(checkpoint["state_dict"])
     return module.eval(), data
-
-
-def arguments_of(module: type[SpikingClassifier], settings: dict[str, Any], named: str) -> dict[str, Any]:
-    """The arguments of a module, built by a checkpoint's settings: its network, untrained, and the rest.
-
-    Args:
-        module: the class.
-        settings: of the checkpoint.
-        named: what to call it in an error.
-
-    Raises:
-        UserError: for settings that cannot be built.
-    """
-    return dict(vars(_built(module, settings, named, instantiate=False).model))

@@ -1,35 +1,50 @@
-"""What settings may import: a class path is code to run, and settings may be a stranger's.
+"""What settings may import: a class path is code to run, and the settings may come from a stranger.
 
-A config file, a flag or a checkpoint names classes by import path, and importing runs code. So a path is looked at
-before anything of it is imported, and what it leads to before it is called: only the packages that a run is made of,
-and of these only the kinds of things that settings are for. ``--allow-import PREFIX`` on the command line, never a
-config or a checkpoint, lets more in.
+A config file, a flag or a checkpoint names classes by import path, and importing runs code. Two checks stand before
+that: :func:`check_settings` looks at all settings before anything is parsed, and jsonargparse looks at each path, and
+at the place where what it leads to is defined: ``torch.os.system`` is ``posix.system``. ``--allow-import PREFIX`` on
+the command line, never a config or a checkpoint, lets more in.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import typing
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from spikesparse.errors import UserError
+from spikesparse.settings.plain import is_file
 
 FLAG = "--allow-import"
-#: The packages that settings may name without being asked.
-PACKAGES = ("spikesparse", "torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "pl_bolts")
-#: Where, in those, classes may come from: the rest of torch can start processes and read pickles by a constructor.
-_CLASSES = (
-    *("spikesparse", "torch.nn", "torch.optim", "pytorch_lightning", "lightning_fabric", "torchmetrics"),
-    *("pl_bolts.callbacks", "pl_bolts.optimizers"),
+#: What settings may name without being asked. The rest of these packages can start processes and read pickles.
+ALLOWED = (
+    *("spikesparse", "torch.nn", "torch.optim", "torchmetrics", "pl_bolts.callbacks", "pl_bolts.optimizers"),
+    *(f"pytorch_lightning.{name}" for name in ("accelerators", "callbacks", "loggers", "plugins", "profilers")),
+    *("pytorch_lightning.strategies", "lightning_fabric.plugins", "lightning_fabric.loggers"),
 )
-#: Where functions may come from: pure ones, of tensors.
-_FUNCTIONS = ("torch.nn.functional", "torch.nn.init", "torchmetrics.functional")
+#: What not, below that.
+DENIED = (
+    *(f"spikesparse.{wing}" for wing in ("__main__", "commands", "files", "settings")),
+    *("spikesparse.runs.folder", "spikesparse.runs.load", "spikesparse.runs.peers", "torchmetrics.utilities"),
+)
+#: Where classes stood that settings of an earlier version name: a module, and where it is now.
+MOVED = {
+    f"spikesparse.{old}": f"spikesparse.{new}"
+    for old, new in {
+        **{"callbacks": "training.silent_layers", "checkpoints": "runs.checkpoints", "dashboard": "training.dashboard"},
+        **{"distillation": "training.distillation", "early_exit": "nn.early_exit", "encoding": "data.encoding"},
+        **{"lr_schedulers": "training.lr_schedulers", "module": "training.module", "predict": "training.predict"},
+        **{"progress": "training.progress", "saving": "runs.saving"},
+    }.items()
+}
+_OTHERS = (  # flags that take a class path, beside what is called class_path
+    *("model.net", "model.net.neuron", "model.penalty", "model.optimizer", "model.scheduler", "data.encoder"),
+    *("sparsity.schedule", "trainer.logger", "trainer.callbacks", "trainer.profiler"),
+)
+_DENIAL = re.compile(r"Importing '([\w.]+)' is not allowed")  # in the words of jsonargparse
 
-
-_allowed: list[tuple[str, ...]] = []  # by limited_imports, the innermost last
+_allowed: list[str] = []  # by --allow-import
 
 
 def split_allowed(args: list[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -42,14 +57,12 @@ def split_allowed(args: list[str]) -> tuple[list[str], tuple[str, ...]]:
     prefixes: list[str] = []
     waiting = list(args)
     while waiting:
-        arg = waiting.pop(0)
-        if arg == FLAG:
-            value = waiting.pop(0) if waiting and not waiting[0].startswith("-") else ""
-        elif arg.startswith(f"{FLAG}="):
-            value = arg.removeprefix(f"{FLAG}=")
-        else:
+        flag, equals, value = (arg := waiting.pop(0)).partition("=")
+        if flag != FLAG:
             rest.append(arg)
             continue
+        if not equals and waiting and not waiting[0].startswith("-"):
+            value = waiting.pop(0)
         prefixes += value.split(",")
     for prefix in prefixes:
         if not _is_path(prefix):
@@ -63,9 +76,35 @@ def as_flags(args: list[str]) -> list[str]:
     return [f"{FLAG}={','.join(prefixes)}"] if prefixes else []
 
 
+@contextmanager
+def limited_imports(prefixes: tuple[str, ...] = ()) -> Iterator[None]:
+    """Within it, settings import nothing but :data:`ALLOWED`, ``prefixes``, and what an outer one allows.
+
+    Raises:
+        UserError: if the parser failed for what may not be imported.
+    """
+    from jsonargparse import _common, set_parsing_settings  # it can only add to its lists: they are put back by hand
+
+    global _allowed
+    before, outer = dict(_common.parsing_settings), _allowed
+    _allowed = [*outer, *prefixes]
+    try:
+        deny = [name for name in ("*", *DENIED) if name not in _allowed]
+        set_parsing_settings(import_path_denylist=deny, import_path_allowlist=[*ALLOWED, *_allowed])
+        yield
+    except Exception as error:
+        denied = _DENIAL.search(str(error))
+        if denied is None or isinstance(error, UserError) or is_file(denied[1]):  # net.yaml is read as a file first
+            raise
+        raise _refusal(denied[1]) from error
+    finally:
+        _common.parsing_settings.update(before)
+        _allowed = outer
+
+
 def let_in(module: str) -> bool:
     """Whether a module is one that the user lets in: code of their own."""
-    return _under(module, _allowed[-1] if _allowed else ())
+    return _under(module, _allowed)
 
 
 def check_path(path: str, where: str = "") -> None:
@@ -78,119 +117,66 @@ def check_path(path: str, where: str = "") -> None:
     Raises:
         UserError: naming both, and the flag that would allow it.
     """
-    if not _under(path, (*PACKAGES, *(_allowed[-1] if _allowed else ()))):
+    if not _under(path, (*ALLOWED, *_allowed)):
         raise _refusal(path, where)
 
 
-def check_object(path: str, found: Any) -> None:
-    """Refuse what an import path leads to, unless it is of a kind that settings are for.
+def check_settings(sources: list[tuple[str, Any]]) -> None:
+    """Refuse import paths in settings, before anything is parsed or imported.
 
-    Where it is defined counts, not the name that it was reached by: ``torch.os.system`` is ``posix.system``.
+    Args:
+        sources: what each is called, such as "--config mine.yaml", and its settings, nested.
 
     Raises:
-        UserError: naming the path, where it leads to, and the flag that would allow it.
+        UserError: for the first that may not be imported, naming its place.
     """
-    for home, thing in _homes(path, found):
-        if _under(home, _allowed[-1] if _allowed else ()):
-            continue
-        leads = "" if home == path else f", which is {home}"
-        if not _under(home, PACKAGES):
-            raise _refusal(path, "", f"{path}{leads}", home)
-        if inspect.isclass(thing):
-            if not (_under(home, _CLASSES) and issubclass(thing, _kinds())):
-                kinds = "a module, optimizer, scheduler, metric, encoder, or part of the Trainer"
-                raise _refusal(path, "", f"{path}{leads}: it is not {kinds}", home, module=True)
-        elif not _under(home, _FUNCTIONS):
-            raise _refusal(path, "", f"{path}{leads}: settings cannot call it", home, module=True)
+    for name, settings in sources:
+        for key, path in _paths_in(settings):
+            check_path(path, f"{name}: {key}" if key and not name.startswith(f"--{key}") else name)
 
 
-def _refusal(path: str, where: str, what: str = "", home: str = "", module: bool = False) -> UserError:
-    home = home or path
-    prefix = (home.rpartition(".")[0] or home) if module else home.partition(".")[0]
-    named = where if where.endswith(f"={path}") else f"{where}: {path}" if where else what or path
-    error = UserError(
+def moved(value: Any) -> Any:
+    """Settings, a flag or a text with the present class paths in place of :data:`MOVED` ones."""
+    if isinstance(value, dict):
+        return {key: moved(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [moved(inner) for inner in value]
+    if not isinstance(value, str) or "spikesparse." not in value:
+        return value
+    return re.sub(r"\bspikesparse\.\w+(?=\.)", lambda found: MOVED.get(found[0], found[0]), value)
+
+
+def _refusal(path: str, where: str = "") -> UserError:
+    named = where if where.endswith(f"={path}") else f"{where}: {path}" if where else path
+    package = path.partition(".")[0]
+    known = any(allowed.startswith(package) for allowed in ALLOWED)  # then not the whole of it
+    return UserError(
         f"{named}: not imported, since settings may be a stranger's and importing runs code. If you trust "
-        f"it, add {FLAG} {prefix}"
+        f"it, add {FLAG} {path.rpartition('.')[0] if known else package}"
     )
-    error.path = path  # type: ignore[attr-defined]
-    return error
 
 
-def _is_file(path: str) -> bool:
-    """Whether it is a file's name: the parser reads net.yaml as settings before it takes it for a path."""
-    return Path(path).is_file()
+def _paths_in(settings: Any) -> Iterator[tuple[str, str]]:
+    """Every string that stands where an import path is meant, with its dotted key."""
+    waiting = [("", settings)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{name}" if key else str(name), inner) for name, inner in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(key, inner) for inner in reversed(value)]
+        elif isinstance(value, str) and "." in value and _is_path(value) and _takes_path(key) and not is_file(value):
+            yield key, value
+
+
+def _takes_path(key: str) -> bool:
+    plain = key.rstrip("+").replace(".init_args", "")
+    return plain.endswith(("class_path", ".help")) or plain in _OTHERS
 
 
 def _is_path(text: str) -> bool:
     return bool(text) and all(part.isidentifier() for part in text.split("."))
 
 
-def _under(path: str, prefixes: tuple[str, ...]) -> bool:
+def _under(path: str, prefixes: tuple[str, ...] | list[str]) -> bool:
     return any(path == prefix or path.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def _homes(path: str, found: Any) -> Iterator[tuple[str, Any]]:
-    """Where what was found is defined; of a partial also its function, of an object its class."""
-    while isinstance(found, functools.partial):
-        found = found.func
-    if inspect.ismodule(found):
-        yield found.__name__, found
-    elif inspect.isclass(found) or inspect.isroutine(found):
-        module = getattr(found, "__module__", None)
-        yield f"{module}.{found.__qualname__}" if isinstance(module, str) else path, found
-    else:
-        yield f"{type(found).__module__}.{type(found).__qualname__}", type(found)
-
-
-@functools.cache
-def _kinds() -> tuple[type, ...]:
-    import pytorch_lightning as pl
-    import torch
-    from lightning_fabric.loggers.logger import Logger as FabricLogger
-    from lightning_fabric.plugins import CheckpointIO, ClusterEnvironment
-    from pytorch_lightning.accelerators import Accelerator
-    from pytorch_lightning.loggers import Logger
-    from pytorch_lightning.plugins import LayerSync, Precision
-    from pytorch_lightning.profilers import Profiler
-    from pytorch_lightning.strategies import Strategy
-
-    from spikesparse.data import CIFAR10DataModule
-    from spikesparse.training.module import SpikingClassifier
-
-    return (
-        *(torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler),
-        *(pl.Callback, Logger, FabricLogger, Strategy, Accelerator, Profiler, Precision, LayerSync),
-        *(CheckpointIO, ClusterEnvironment, *_taken_by(SpikingClassifier, CIFAR10DataModule)),
-    )
-
-
-def _taken_by(*classes: type) -> list[type]:
-    """Classes of this package that the types of settings name: of these classes, and of whatever they take in turn."""
-    found: list[type] = []
-    waiting = list(classes)
-    while waiting:
-        hints = typing.get_type_hints(vars(waiting.pop()).get("__init__", object.__init__))
-        for named in _classes_in([*hints.values()]):
-            for each in (named, *_subclasses(named)):
-                if _under(each.__module__, ("spikesparse",)) and each not in found:
-                    found.append(each)
-                    waiting.append(each)
-    return found
-
-
-def _classes_in(hints: list[Any]) -> Iterator[type]:
-    """The classes that type hints are made of."""
-    for hint in hints:
-        if isinstance(hint, type) and typing.get_origin(hint) is None:
-            yield hint
-        else:
-            yield from _classes_in(
-                hint if isinstance(hint, list) else [*typing.get_args(hint)]
-            )  # of a Callable: a list
-
-
-def _subclasses(of: type) -> Iterator[type]:
-    found: list[type] = type.__subclasses__(of)
-    for each in found:
-        yield each
-        yield from _subclasses(each)

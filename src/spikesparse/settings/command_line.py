@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from spikesparse.files.checkpoint import CHOICES, read_checkpoint
 from spikesparse.files.paths import CONFIGS
 from spikesparse.files.run_folder import folder_of_checkpoint, trained_precision
 from spikesparse.files.safe_yaml import load_value, load_yaml, read_yaml
-from spikesparse.settings.plain import BUDGETS, flat
+from spikesparse.settings.plain import BUDGETS, flat, is_file
 
 # Settings that change what is shown and written, and how images are fetched: no bit of the weights hangs on them.
 _SHOWN = (
@@ -81,7 +82,7 @@ def config_digest(args: list[str]) -> str:
 
 def file_digests(args: list[str]) -> dict[str, str]:
     """SHA-256 of the files that flags name, settings or weights, by flag and path; --config's are another matter."""
-    files = {f"{flag}={value}": Path(value) for flag, value in _overrides(args) if _is_file(value)}
+    files = {f"{flag}={value}": Path(value) for flag, value in _overrides(args) if is_file(value)}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
@@ -159,18 +160,19 @@ def named_settings(args: list[str], read_values: bool = False) -> list[tuple[str
             config = load_yaml(value, name) if inline else read_yaml(Path(value), name)
         else:
             name = f"{flag}={value}"
-            config = load_value(value, flag) if read_values and re.search(r":\s|[\[{]", value) else value
+            config = _in_value(flag, value) if read_values else value
             for part in reversed(flag.removeprefix("--").split(".")):
                 config = {part: config}
         configs += [(name, config)] if isinstance(config, dict) else []
     return configs
 
 
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a name, or a zero byte in it
-        return False
+def _in_value(flag: str, value: str) -> Any:
+    """The settings that a flag's value is, or names a file of; any other value as it is."""
+    if value.endswith((".yaml", ".yml", ".json")) and is_file(value):
+        with suppress(UserError):  # the parser reads it, if it wants settings there
+            return read_yaml(Path(value), f"{flag}={value}")
+    return load_value(value, flag) if re.search(r":\s|[\[{]", value) else value
 
 
 def _exists(text: str) -> bool:
@@ -198,10 +200,8 @@ def asks_for_no_penalty(args: list[str]) -> bool:
 def asked_of(args: list[str], section: str) -> dict[str, Any]:
     """What such a command line sets in a section, by flag or config file, the last one counting."""
     asked: dict[str, Any] = {}
-    for name, config in named_settings(with_checkpoint_settings(["fit", *args]), read_values=True):
+    for _, config in named_settings(with_checkpoint_settings(["fit", *args]), read_values=True):
         part = config.get(section)
-        if isinstance(part, str) and _is_file(part):
-            part = read_yaml(Path(part), name)
         asked |= part if isinstance(part, dict) else {}
     return asked
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spikesparse.errors import UserError
-from spikesparse.settings.class_paths import _is_file, _is_path, check_path
+from spikesparse.settings.class_paths import check_path
 
 FILLED_IN = ("num_classes", "input_shape", "timesteps")  # what the data module tells a network
 
@@ -70,6 +70,21 @@ def unusable_part(configs: list[dict[str, Any]]) -> UserError | None:
     return None
 
 
+def refuse_unbuilt(config: Any) -> None:
+    """Refuse a class path that the parser has left as it is, since nothing could be made of it.
+
+    Args:
+        config: parsed settings with dotted names.
+
+    Raises:
+        UserError: naming what is needed there.
+    """
+    for key in ("data.encoder", "sparsity.schedule"):
+        value = config.get(key)
+        if isinstance(value, str) and "." in value:
+            raise refusal(key, value)
+
+
 def check_network(path: str) -> None:
     """Refuse a network that the data module cannot tell what it must know.
 
@@ -110,38 +125,3 @@ def _path_at(config: dict[str, Any], key: str) -> str | None:
         node = node.get(name, inner.get(name) if isinstance(inner, dict) else None)
     node = node.get("class_path") if isinstance(node, dict) else node
     return node if isinstance(node, str) else None
-
-
-def check_settings(sources: list[tuple[str, Any]]) -> None:
-    """Refuse import paths in settings, before anything is parsed or imported.
-
-    Args:
-        sources: what each is called, such as "--config mine.yaml", and its settings, nested.
-
-    Raises:
-        UserError: for the first that may not be imported, naming its place.
-    """
-    for name, settings in sources:
-        for key, path in _paths_in(settings, ""):
-            check_path(path, f"{name}: {key}" if key and not name.startswith(f"--{key}") else name)
-
-
-def _paths_in(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every string that stands where an import path is meant, with its dotted key."""
-    waiting = [(key, value)]
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{key}.{name}" if key else str(name), inner) for name, inner in reversed(value.items())]
-        elif isinstance(value, list):
-            waiting += [(key, inner) for inner in reversed(value)]
-        elif isinstance(value, str) and "." in value and _is_path(value) and _takes_path(key) and not _is_file(value):
-            yield key, value
-
-
-def _takes_path(key: str) -> bool:
-    from spikesparse.settings.parts import PARTS
-
-    plain = key.rstrip("+").replace(".init_args", "")
-    others = ("model.optimizer", "model.scheduler", "trainer.logger", "trainer.callbacks", "trainer.profiler")
-    return plain.endswith(("class_path", ".help")) or plain in PARTS or plain in others

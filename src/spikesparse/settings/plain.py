@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 #: What sets a budget, of ``--budget``: null in all of them is none.
@@ -36,3 +37,11 @@ def number(value: object) -> float | None:
 def mapping(value: object) -> dict[str, Any]:
     """A mapping with its keys as text; anything else is an empty one."""
     return {str(key): entry for key, entry in value.items()} if isinstance(value, dict) else {}
+
+
+def is_file(text: str) -> bool:
+    """Whether a text names a file that is there."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or a zero byte in it
+        return False

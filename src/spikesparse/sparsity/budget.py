@@ -188,7 +188,7 @@ class SpikeBudget(SparsityWeight):
     def none_chosen(self) -> str:
         """What to say where no epoch kept the budget."""
         if self.drop is not None:
-            return f"no epoch was within max_accuracy_drop={self.drop:g} of the baseline {self.baseline:.2%}"
+            return f"no epoch was within `max_accuracy_drop={self.drop:g}` of the baseline {self.baseline:.2%}"
         assert self.target is not None
         most, name = self.target * (1 + self.tolerance), COUNTED[self.by][1]
         return f"no epoch from {self.ramp.end_epoch} (the first is 0) on spent at most {most:,.0f} {name}"

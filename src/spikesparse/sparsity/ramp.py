@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spikesparse.errors import ArgumentError, choose
-from spikesparse.settings.parts import refusal
 from spikesparse.sparsity.schedules import SCHEDULES, ScheduleName
 
 
@@ -30,8 +29,6 @@ class Ramp:
             raise ArgumentError(
                 "end_epoch", end_epoch, f"the ramp ends before it starts (`start_epoch={start_epoch}`)."
             )
-        if isinstance(schedule, str) and "." in schedule:  # a class path that could not be taken is left as a string
-            raise refusal("sparsity.schedule", schedule)
         if not callable(schedule):
             schedule = SCHEDULES[choose("schedule", schedule, SCHEDULES, "schedule")]
         self.schedule, self.start_epoch = schedule, start_epoch

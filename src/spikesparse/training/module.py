@@ -25,7 +25,7 @@ from spikesparse.nn import SpikingNetwork, SpikingOutput
 from spikesparse.nn.early_exit import EarlyExit
 from spikesparse.nn.hooks import hooked
 from spikesparse.nn.network import output_of, takes
-from spikesparse.runs.load import arguments_of
+from spikesparse.settings.build import arguments_of
 from spikesparse.settings.build_errors import SettingsErrors
 from spikesparse.sparsity import Penalty, SpikePenalty
 from spikesparse.sparsity.penalty import penalty_of
