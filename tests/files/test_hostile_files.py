@@ -279,7 +279,7 @@ sys.path.insert(0, {tests!r})
 import hostile
 from pathlib import Path
 from spikesparse.data import limits
-from spikesparse.runs.checkpoints import read_checkpoint
+from spikesparse.files.checkpoint import read_checkpoint
 from spikesparse.data.sources import load_source
 from spikesparse.errors import UserError
 from spikesparse.files.safe_yaml import load_yaml

@@ -18,7 +18,7 @@ TWICE = {
     "key": ("data:\n  flip: true\n  cutout: 1\n\n  flip: false\n", "data.flip stands twice, in lines 2 and 5"),
     "quoted": ("a: 1\n'a': 2\n", "a stands twice, in lines 1 and 2"),
     "number": ("1: a\n0x1: b\n", "1 stands twice, in lines 1 and 2"),
-    "alias": ("a: &x b\nb: 1\n*x : 2\n", "b stands twice, in lines 2 and 3"),
+    "alias": ("a: &x b\nb: 1\n*x : 2\n", "b stands twice, in lines 1 and 2"),
     "one_line": ("{a: 1, b: 2, a: 3}", "a stands twice, in line 1"),
     "in_a_list": ("a:\n- {b: 1}\n- b: 1\n  b: 2\n", "a.1.b stands twice, in lines 3 and 4"),
     "dotted": ("data.flip: true\ndata:\n  flip: false\n", "data.flip stands twice, in lines 1 and 3"),

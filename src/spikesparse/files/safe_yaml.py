@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from spikesparse.errors import UserError
-from spikesparse.files.yaml_keys import KeyCheck, NoValue
+from spikesparse.files.yaml_keys import NoValue, check_keys
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 24  # base.yaml has 6; the parser needs a dozen frames of Python's stack for each
@@ -108,8 +108,7 @@ def check_regular(path: Path, where: str) -> None:
 def check_yaml(text: str, where: str) -> None:
     """Refuse a YAML text that is not whole, or is longer, deeper or larger than settings are.
 
-    Nor may a key stand twice in it, or have no value: :class:`KeyCheck`. It is read event by event, so that nothing is
-    built and nothing recurses.
+    Nor may a key stand twice in it, or have no value. Sizes are counted event by event, before anything is built.
 
     Raises:
         UserError: saying which.
@@ -120,7 +119,7 @@ def check_yaml(text: str, where: str) -> None:
         raise UserError(f"{where}: over {MAX_BYTES:,} characters, which no settings need.")
     sizes: dict[str, int] = {}  # anchor -> nodes below it
     opened: list[tuple[str | None, int]] = []  # the collections that are open: anchor, nodes before it
-    nodes, keys = 0, KeyCheck(where)
+    nodes = 0
     try:
         for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent):
@@ -142,7 +141,8 @@ def check_yaml(text: str, where: str) -> None:
                 raise UserError(f"{where}: nested more than {MAX_DEPTH} levels deep, which no settings need.")
             if nodes > MAX_NODES:
                 raise UserError(f"{where}: over {MAX_NODES:,} values, aliases written out, which no settings need.")
-            keys.take(event)
+        if (root := yaml.compose(text, Loader=_Loader)) is not None:
+            check_keys(root, where)
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, UserError):
             raise

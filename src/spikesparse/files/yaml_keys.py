@@ -3,118 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
 from spikesparse.errors import UserError
 
-_MERGE, _VALUE = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"
+_TAG = "tag:yaml.org,2002:"
 
 Path = tuple[Hashable, ...]  # keys and places in lists, from the outermost
-
-
-@dataclass
-class _Level:
-    """A mapping or list whose end has not come yet.
-
-    Attributes:
-        path: to it.
-        mapping: whether it is one.
-        items: of a list, those that have come.
-        key: of a mapping, the path to the value that comes next; None where a key comes next.
-    """
-
-    path: Path
-    mapping: bool
-    items: int = 0
-    key: Path | None = None
 
 
 class NoValue(UserError):
     """A key without a value: in a flag's text a name in braces, such as ``{epoch}``, has that form too."""
 
 
-class KeyCheck:
-    """Refuses, event by event, a key that stands twice, and one that has no value.
+def check_keys(node: yaml.Node, where: str, path: Path = (), lines: dict[Path, int] | None = None) -> None:
+    """Refuse a key that stands twice, and one that has no value.
 
     A dotted key is the key below: ``data.flip`` stands twice beside a ``flip`` in ``data``.
 
     Args:
+        node: of a text that is no deeper or larger than settings are: it is walked with every alias written out.
         where: what to call the text in an error.
+        path: to the node.
+        lines: where each path stands.
+
+    Raises:
+        UserError: naming the key and its lines.
     """
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._levels: list[_Level] = []
-        self._lines: dict[Path, int] = {}  # where each path stands
-        self._anchored: dict[str, Hashable] = {}  # scalars, for a key that is an alias
-        self._constructor = yaml.constructor.SafeConstructor()
-        self._resolver: Any = yaml.resolver.Resolver()
-
-    def take(self, event: yaml.Event) -> None:
-        """Look at the next event of the text.
-
-        Raises:
-            UserError: naming the key and its lines.
-            yaml.YAMLError: for a key that cannot be read.
-        """
-        if isinstance(event, yaml.CollectionEndEvent):
-            self._levels.pop()
-        elif isinstance(event, yaml.DocumentStartEvent):
-            self._lines = {}
-        elif isinstance(event, yaml.NodeEvent):
-            path = self._place(event)
-            if isinstance(event, yaml.CollectionStartEvent):
-                self._levels.append(_Level(path, isinstance(event, yaml.MappingStartEvent)))
-
-    def _place(self, event: yaml.NodeEvent) -> Path:
-        if isinstance(event, yaml.ScalarEvent) and event.anchor is not None:
-            self._anchored[event.anchor] = self._constructed(event)[0]
-        if not self._levels:
-            return ()
-        mark: Any = event.start_mark
-        level, line = self._levels[-1], mark.line + 1
-        if not level.mapping:
-            level.items += 1
-            return (*level.path, level.items - 1)
-        if level.key is None:
-            level.key = self._key(level.path, event, line)
-            return level.key
-        path, level.key = level.key, None
-        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and not event.value and event.anchor is None:
+    lines = {} if lines is None else lines
+    if isinstance(node, yaml.SequenceNode):
+        for place, item in enumerate(node.value):
+            check_keys(item, where, (*path, place), lines)
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        below, line = (*path, *_names(key)), key.start_mark.line + 1
+        dotted = ".".join(map(str, below))
+        if below in lines:
+            both = f"in lines {min(lines[below], line)} and {max(lines[below], line)}" if lines[below] != line else f"in line {line}"
+            raise UserError(f"{where}: {dotted} stands twice, {both}, and the first would be lost. Make them one.")
+        if value.tag == f"{_TAG}null" and value.start_mark.index == value.end_mark.index:
             raise NoValue(
-                f"{self._where}: {_dotted(path)} has no value, in line {line}. Give it one, or leave it out; where "
-                "null is meant, write null."
+                f"{where}: {dotted} has no value, in line {value.start_mark.line + 1}. Give it one, or leave it out; "
+                "where null is meant, write null."
             )
-        return path
-
-    def _key(self, above: Path, event: yaml.NodeEvent, line: int) -> Path:
-        if isinstance(event, yaml.AliasEvent):
-            key, merged = self._anchored.get(str(event.anchor), "?"), False
-        elif isinstance(event, yaml.ScalarEvent):
-            key, merged = self._constructed(event)
-        else:
-            return (*above, "?")  # a list or mapping, which no loader takes for a key
-        path = (*above, *(key.split(".") if isinstance(key, str) else [key]))
-        if merged:
-            return path
-        if (first := self._lines.get(path)) is not None:
-            lines = f"in lines {first} and {line}" if first != line else f"in line {line}"
-            raise UserError(
-                f"{self._where}: {_dotted(path)} stands twice, {lines}, and the first would be lost. Make them one."
-            )
-        self._lines[path] = line
-        return path
-
-    def _constructed(self, event: yaml.ScalarEvent) -> tuple[Hashable, bool]:
-        """The value of a scalar, and whether it is the key that merges another mapping."""
-        tag = event.tag or self._resolver.resolve(yaml.ScalarNode, event.value, event.implicit)
-        if tag in (_MERGE, _VALUE):
-            return event.value, tag == _MERGE
-        return self._constructor.construct_object(yaml.ScalarNode(tag, event.value)), False
+        if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
+            lines[below] = line
+        check_keys(value, where, below, lines)
 
 
-def _dotted(path: Path) -> str:
-    return ".".join(map(str, path))
+def _names(key: yaml.Node) -> list[Hashable]:
+    """The keys that one stands for: several, if it is dotted."""
+    if not isinstance(key, yaml.ScalarNode):
+        return ["?"]  # a list or mapping, which no loader takes for a key
+    if key.tag in (f"{_TAG}merge", f"{_TAG}value"):
+        return [key.value]
+    name: Hashable = yaml.constructor.SafeConstructor().construct_object(key)
+    return [*name.split(".")] if isinstance(name, str) else [name]

@@ -11,44 +11,24 @@ from pathlib import Path
 
 from spikesparse.errors import did_you_mean
 
-#: jsonargparse's account of a value of the wrong type: under which keys, outermost first; of one type that there is, or
-#: of several, the innermost last; and what else it has to say behind the value.
+# jsonargparse's account of a value of the wrong type: under which keys, outermost first; of one type that there is, or
+# of several, the innermost last; and what else it has to say behind the value.
 _KEY = re.compile(r'Parser key "([\w.]+)"')
-
-
 _REST = r"(?:\. Got value| - Expected| - Problem|$)"
-
-
 _ONE_TYPE = re.compile(rf'": Expected an? (.*?)\. Got value: (.*?){_REST}')
-
-
 _TYPES = re.compile(r"Union subtypes Subtypes: \[(.*?)\] Errors:")
-
-
 _VALUE = re.compile(rf"Given value: (.*?){_REST}")
-
-
 _NAMES = (
     (re.compile(r"typing\.Literal\[(.*?)\]"), r"\1"),
     (re.compile(r"<class '(.*?)'>"), r"\1"),
     (re.compile(r"\b(?:[a-z_]+\.)+(?=\w)"), ""),
     (re.compile(r"\bNoneType\b"), "null"),
 )
-
-
-#: Of a name that a class does not take: of which class, by one wording or the other, and the name.
+# Of a name that a class does not take: of which class, by one wording or the other, and the name.
 _NOT_TAKEN = re.compile(r"(?:class_path '([\w.]+)'|expects a function or a callable class): Option '([^']*)' is not ac")
-
-
 _LACKING = re.compile(r"the following arguments are required: (\w+(?:, \w+)*)")
-
-
 _CLASS = re.compile(r"Namespace\(class_path='([\w.]+)'")
-
-
 _UNKNOWN = re.compile(r"unrecognized arguments: (--[^\s=]+)")
-
-
 _NO_FILE = re.compile(r"File does not exist: '([^']*)'")
 
 
