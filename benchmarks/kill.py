@@ -35,7 +35,7 @@ from spikesparse.files import whole_files  # noqa: E402
 from spikesparse.runs import saving  # noqa: E402
 from spikesparse.runs.result import machine  # noqa: E402
 from spikesparse.runs.resume import newest  # noqa: E402
-from spikesparse.settings.command_line import run_name  # noqa: E402
+from spikesparse.settings.command_line import CommandLine  # noqa: E402
 from spikesparse.training.module import SpikingClassifier  # noqa: E402
 
 EVERY = 4  # optimizer steps between two checkpoints
@@ -161,7 +161,7 @@ def campaign(place: Path, kills: int, epochs: int, seed: int) -> tuple[list[dict
     if status:
         raise SystemExit(f"kill: the run itself failed; see {place}/whole/log.txt")
     folder = place / "killed"
-    run = folder / "runs" / run_name(["fit", *args[1:]]) / "seed0"
+    run = folder / "runs" / CommandLine(["fit", *args[1:]]).run_name() / "seed0"
     rows: list[dict[str, Any]] = []
     while len(rows) < kills:
         kind = KINDS[len(rows) % len(KINDS)]

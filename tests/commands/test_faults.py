@@ -16,14 +16,14 @@ import yaml
 
 from spikesparse.commands.main import main, say_no_trace
 from spikesparse.files.checkpoint import read_checkpoint
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.training.module import SpikingClassifier
 
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
 
 def folder_of(args):
-    return Path("runs") / run_name(["fit", *args]) / "seed0"
+    return Path("runs") / CommandLine(["fit", *args]).run_name() / "seed0"
 
 
 def refusal(capsys):

@@ -38,8 +38,9 @@ for name in ("connect", "connect_ex"):
 socket.getaddrinfo = refusing(socket.getaddrinfo, lambda args: args[0])
 """
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)"
-COMMANDS = ("cli", "report.command", "pareto.command")
-IMPORT = "; ".join(["from spikesparse import *", *(f"import spikesparse.commands.{name}" for name in COMMANDS)])
+IMPORT = "from spikesparse import *; from spikesparse.commands.table import COMMANDS; " + (
+    "[command.load() for command in COMMANDS.values()]"
+)
 
 
 @pytest.fixture(params=["namespace", "refusals"])

@@ -20,14 +20,14 @@ from spikesparse.data.sources import load_source
 from spikesparse.files import closing
 from spikesparse.files.names import printable
 from spikesparse.files.whole_files import replace_file
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.training import predict
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
 
 def folder_of(args):
-    return Path("runs") / run_name(["fit", *args]) / "seed0"
+    return Path("runs") / CommandLine(["fit", *args]).run_name() / "seed0"
 
 
 def rows_of(path):

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from spikesparse.commands.main import main
 from spikesparse.commands.report.runs import read_run
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.training.module import SpikingClassifier
 
 KINDS = {"scalars": "Scalars", "images": "Images", "histograms": "Histograms", "tensors": "Tensors"}
@@ -38,7 +38,7 @@ def events_of(folder):
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 def test_after_kills_each_value_stands_once(tiny_args, monkeypatch):
     args = ["train", *tiny_args, "--trainer.limit_train_batches=3", "--dashboard.every_n_epochs=3"]
-    folder = Path("runs") / run_name(["fit", *args[1:]]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *args[1:]]).run_name() / "seed0"
     assert main(args) == 0
     (whole, _), curves = events_of(folder), read_run(folder).curves
     shutil.rmtree("runs")

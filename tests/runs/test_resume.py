@@ -27,7 +27,7 @@ from spikesparse.runs import saving
 from spikesparse.runs.identity import write_identity
 from spikesparse.runs.resume import Finished, begin_folder, folder_of_command, gone_on_from, newest
 from spikesparse.runs.run_lock import hold, let_go
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.training.module import SpikingClassifier
 from spikesparse.training.process_state import ProcessState
 
@@ -36,13 +36,13 @@ quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs 
 
 
 def folder_of(args):
-    return Path("runs") / run_name(["fit", *args]) / "seed0"
+    return Path("runs") / CommandLine(["fit", *args]).run_name() / "seed0"
 
 
 def prepare_folder(folder, args, fresh):
     """As a training does, but for what it trains on."""
-    found = gone_on_from(folder, args, fresh)
-    begin_folder(folder, {"ckpt_path": found}, args, SimpleNamespace(check=lambda: None))
+    found = gone_on_from(folder, CommandLine(args), fresh)
+    begin_folder(folder, {"ckpt_path": found}, CommandLine(args), SimpleNamespace(check=lambda: None))
     return found
 
 
@@ -193,7 +193,7 @@ def test_an_unfinished_run_is_that_of_the_same_files_and_data(tmp_path, monkeypa
             config.write_text("data: {seed: 1}")
         assert prepare_folder(folder, [*args, *changed], fresh=False) is None
         assert not (folder / "checkpoints").exists()  # set aside
-        write_identity(folder, args)
+        write_identity(folder, CommandLine(args))
         write_checkpoint(folder, "last.ckpt", 0, 5)
     assert {path.name for path in folder.parent.iterdir()} == {"seed0", "seed0-earlier1", "seed0-earlier2"}
 
@@ -203,7 +203,7 @@ def test_a_file_that_a_flag_names_belongs_to_the_run(tmp_path):
     settings.write_text("end_value: 1")
     args = ["fit", f"--sparsity={settings}"]
     prepare_folder(folder, args, fresh=False)
-    write_identity(folder, args, finished=True)
+    write_identity(folder, CommandLine(args), finished=True)
     for change in (lambda: None, settings.unlink):  # a finished run stays one without the file
         change()
         with pytest.raises(Finished, match=r"seed0 is this very run, finished: not trained again \(--fresh"):
@@ -212,7 +212,7 @@ def test_a_file_that_a_flag_names_belongs_to_the_run(tmp_path):
     assert prepare_folder(folder, args, fresh=False) is None
     assert folder.with_name("seed0-earlier1").exists()
     settings.write_text("end_value: 3")  # while the run trains with 2
-    write_identity(folder, args, finished=True)
+    write_identity(folder, CommandLine(args), finished=True)
     assert prepare_folder(folder, args, fresh=False) is None
     assert folder.with_name("seed0-earlier2").exists()
 
@@ -220,7 +220,7 @@ def test_a_file_that_a_flag_names_belongs_to_the_run(tmp_path):
 def test_a_run_of_before_flags_were_noted_is_still_known(tmp_path):
     folder = tmp_path / "runs/base/seed0"
     args = ["fit", "--sparsity.end_value=1"]
-    write_identity(folder, args, finished=True)
+    write_identity(folder, CommandLine(args), finished=True)
     kept = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({name: kept[name] for name in ("configs", "data_dir", "finished")}))
     with pytest.raises(Finished):
@@ -231,18 +231,18 @@ def test_a_run_is_found_under_the_name_that_told_more_flags_apart():
     shown = ["fit", "--dashboard.images=2"]
     named = Path("runs", f"base-{hashlib.sha256(b'--dashboard.images=2').hexdigest()[:8]}", "seed0")
     now = Path("runs/base/seed0")
-    assert run_name(shown) == "base"
-    assert folder_of_command(now, shown) == now  # nothing is there
-    write_identity(named, shown, finished=True)
+    assert CommandLine(shown).run_name() == "base"
+    assert folder_of_command(now, CommandLine(shown)) == now  # nothing is there
+    write_identity(named, CommandLine(shown), finished=True)
     kept = json.loads((named / "run.json").read_text()) | {"trained_as": f"{named.parent.name}/seed0"}
     (named / "run.json").write_text(json.dumps(kept))
-    assert folder_of_command(now, shown) == named
+    assert folder_of_command(now, CommandLine(shown)) == named
     with pytest.raises(Finished):
         prepare_folder(named, shown, fresh=False)
-    assert folder_of_command(now, ["fit"]) == now  # whose name never had a hash
-    assert folder_of_command(now, [*shown, "--data.data_dir=elsewhere"]) == now
-    write_identity(now, ["fit"])
-    assert folder_of_command(now, shown) == now  # the same run under its own name
+    assert folder_of_command(now, CommandLine(["fit"])) == now  # whose name never had a hash
+    assert folder_of_command(now, CommandLine([*shown, "--data.data_dir=elsewhere"])) == now
+    write_identity(now, CommandLine(["fit"]))
+    assert folder_of_command(now, CommandLine(shown)) == now  # the same run under its own name
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_run_is_found_under_the_name_that_told_more_flags_apart():
 )
 def test_a_run_is_what_it_was_really_trained_with(more, own):
     folder = Path("runs/base/seed0")
-    write_identity(folder, ["fit", *more], finished=True)
+    write_identity(folder, CommandLine(["fit", *more]), finished=True)
     if own:
         with pytest.raises(Finished):
             prepare_folder(folder, ["fit"], fresh=False)

@@ -27,7 +27,7 @@ from spikesparse.files.paths import CONFIGS
 from spikesparse.runs.bill_files import read_rows
 from spikesparse.runs.folder import refuse_blocked
 from spikesparse.runs.result import load_result
-from spikesparse.settings.command_line import changes_settings, run_name, with_checkpoint_settings, without_shown
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.settings.parser import COUNTS_OR_SHARES
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
@@ -42,6 +42,10 @@ class StopAfter(Losses):
 
     def on_train_epoch_end(self, trainer, pl_module):
         trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
+
+
+def run_name(args):
+    return CommandLine(args).run_name()
 
 
 def weights(cli):
@@ -111,7 +115,7 @@ def test_train_writes_table_result_and_next_commands(tiny_args, capsys):
     for word in ("make tensorboard", f"its twin      spikesparse compare {tiny_args[0]} ", "result.json", "bill.csv"):
         assert word in printed
     assert "/: config.yaml, checkpoints/best.ckpt, checkpoints/last.ckpt, result.json\n" in printed
-    folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *tiny_args]).run_name() / "seed0"
     result = json.loads((folder / "result.json").read_text())
     assert result["split"] == "test"
     with (folder / "predictions_test.csv").open() as file:
@@ -130,7 +134,7 @@ def test_train_writes_table_result_and_next_commands(tiny_args, capsys):
 
 def test_train_tests_an_epoch_at_lambdas_end_value(tiny_args):
     main(["train", *tiny_args])
-    folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *tiny_args]).run_name() / "seed0"
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] >= 2  # --sparsity.end_epoch of the tiny run
 
@@ -182,7 +186,7 @@ def test_strategies_that_keep_their_results_are_refused_before_training(tiny_arg
 
 def test_load_run_gives_back_the_module_and_its_data(tiny_args):
     main(["train", *tiny_args])
-    folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *tiny_args]).run_name() / "seed0"
     module, data = load_run(folder)
     data.setup("test")
     batches = [data.encode(batch) for batch in data.test_dataloader()]
@@ -198,7 +202,7 @@ def test_load_run_gives_back_the_module_and_its_data(tiny_args):
 def test_damaged_results_are_named_and_made_anew(tiny_args, capsys):
     args = [*tiny_args, "--trainer.limit_train_batches=1", "--trainer.max_epochs=3"]
     assert main(["train", *args]) == 0
-    folder = Path("runs") / run_name(["fit", *args]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *args]).run_name() / "seed0"
     file, bill = folder / "result.json", folder / "bill.json"
     whole, rows = json.loads(file.read_text()), json.loads(bill.read_text())["rows"]
     capsys.readouterr()
@@ -237,7 +241,7 @@ def test_damaged_results_are_refused_in_a_line(tmp_path, text):
 @pytest.mark.slow
 def test_checkpoint_is_measured_again_with_the_same_result(tiny_args, validated, capsys):
     main(["train", *tiny_args])
-    folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *tiny_args]).run_name() / "seed0"
     first = json.loads((folder / "result.json").read_text())
     capsys.readouterr()
     assert main([validated, f"--ckpt_path={folder}/checkpoints/best.ckpt", "--trainer.accelerator=cpu"]) == 0
@@ -253,7 +257,7 @@ def test_a_test_under_other_settings_is_not_taken_for_the_trainings(tiny_args, c
     """It stands in the run folder under its own command; `train` reads its own result again."""
     args = [*tiny_args, "--model.step_loss=0.5"]
     assert main(["train", *args]) == 0
-    folder = Path("runs") / run_name(["fit", *args]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *args]).run_name() / "seed0"
     first = json.loads((folder / "result.json").read_text())
     tested = ["test", f"--ckpt_path={folder}/checkpoints/best.ckpt", "--model.early_exit.confidence=0.01"]
     assert main(tested) == 0
@@ -612,7 +616,7 @@ def test_whatever_stands_where_a_folder_must_be_is_named(blocked):
     [("train", "--trainer.max_epochs=0"), ("fit", "--trainer.max_steps=0")],
 )
 def test_a_training_of_nothing_says_so_and_leaves_an_earlier_run_where_it_is(command, flag, tiny_args, capsys):
-    folder = Path("runs") / run_name(["fit", *tiny_args, flag]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *tiny_args, flag]).run_name() / "seed0"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "mine.txt").write_text("kept")
     assert main([command, *tiny_args, flag]) == 0
@@ -641,7 +645,7 @@ def test_a_checkpoint_without_settings_is_used_with_data_that_is_named():
     Path("part.yaml").write_text("source: npz")
     for named in ("--data.source=npz", "--data={source: npz}", "--config=data.yaml", "--data=part.yaml"):
         args = ["test", "--ckpt_path=bare.ckpt", named]
-        assert with_checkpoint_settings(args) == args
+        assert list(CommandLine(args).with_checkpoint_settings().words) == args
 
 
 def test_truncated_checkpoint_is_refused(checkpoint, capsys):
@@ -658,7 +662,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_args, capsys)
     error = capsys.readouterr().err
     for word in ("not finite", "step ", "learning rate", "lambda", "--model.optimizer.lr"):
         assert word in error
-    last = Path("runs") / run_name(["fit", *args]) / "seed0" / "checkpoints" / "last.ckpt"
+    last = Path("runs") / CommandLine(["fit", *args]).run_name() / "seed0" / "checkpoints" / "last.ckpt"
     kept = torch.load(last, weights_only=True)
     assert kept["epoch"] == 0
     assert all(bool(v.isfinite().all()) for v in kept["state_dict"].values())
@@ -716,11 +720,13 @@ def test_what_changes_no_training_makes_no_other_experiment(flag):
     base = ["fit", "--model.net.width=2"]
     assert run_name([*base, flag]) == run_name(base)
     assert run_name([*base, *flag.split("=", 1)]) == run_name(base)
-    assert not changes_settings(["test", flag])
-    assert without_shown([*base, flag]) == without_shown([*base, *flag.split("=", 1)]) == base
+    assert not CommandLine(["test", flag]).changes_settings()
+    assert (
+        CommandLine([*base, flag]).without_shown() == CommandLine([*base, *flag.split("=", 1)]).without_shown() == base
+    )
     for other in ("--data.batch_size=7", "--trainer.callbacks=dashboard", "--data.encoder=poisson"):
         assert run_name([other]) != run_name([])
-        assert without_shown([other]) == [other]
+        assert CommandLine([other]).without_shown() == [other]
 
 
 @pytest.mark.slow

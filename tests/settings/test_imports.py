@@ -1,5 +1,6 @@
 """What settings may import: refused before anything is, wherever the path stands; --allow-import lets more in."""
 
+import importlib
 import inspect
 import re
 import sys
@@ -11,12 +12,12 @@ import torch
 import yaml
 
 from refusals import refused_with
-from spikesparse import CIFAR10DataModule, EarlyExit, SpikingClassifier, load_run
+from spikesparse import CIFAR10DataModule, EarlyExit, PoissonEncoder, SpikingClassifier, load_run
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.main import main
 from spikesparse.errors import UserError
-from spikesparse.settings.class_paths import as_flags, check_path, limited_imports, split_allowed
-from spikesparse.settings.command_line import named_settings, run_name
+from spikesparse.settings.class_paths import MOVED, as_flags, check_path, limited_imports, moved, split_allowed
+from spikesparse.settings.command_line import CommandLine
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 CODE = """
@@ -220,7 +221,7 @@ def test_flag_is_taken_in_all_its_forms_and_is_no_override():
     assert split_allowed(args) == (["fit", "--a=1", "--b", "2"], ("mine", "other", "third.part"))
     assert as_flags(args) == ["--allow-import=mine,other,third.part"]
     assert as_flags(["fit"]) == []
-    assert run_name(args) == run_name(["fit", "--a=1", "--b", "2"])
+    assert CommandLine(args).run_name() == CommandLine(["fit", "--a=1", "--b", "2"]).run_name()
     for wrong in (
         ["--allow-import"],
         ["--allow-import", "--a"],
@@ -234,15 +235,15 @@ def test_flag_is_taken_in_all_its_forms_and_is_no_override():
 
 def test_values_are_read_as_settings_only_where_they_are_looked_through():
     args = ["fit", '--model.net={"class_path": "a.B"}', "--x.y=null"]
-    assert named_settings(args)[0][1] == {"model": {"net": '{"class_path": "a.B"}'}}
-    assert named_settings(args, read_values=True)[0][1] == {"model": {"net": {"class_path": "a.B"}}}
+    assert CommandLine(args).settings()[0][1] == {"model": {"net": '{"class_path": "a.B"}'}}
+    assert CommandLine(args).settings(read_values=True)[0][1] == {"model": {"net": {"class_path": "a.B"}}}
 
 
 @pytest.mark.parametrize(
     "text", ["{epoch}-{step}", "{epoch:02d}-{loss/val:.2f}", "{epoch}", "[old] data", "x: [", '"[q']
 )
 def test_a_value_that_is_no_yaml_is_the_text_itself(text):
-    named = named_settings(["fit", f"--a.filename={text}"], read_values=True)
+    named = CommandLine(["fit", f"--a.filename={text}"]).settings(read_values=True)
     assert named == [(f"--a.filename={text}", {"a": {"filename": text}})]
 
 
@@ -252,7 +253,7 @@ def test_what_the_parser_reads_as_settings_is_looked_through_whatever_else_stand
     value = f'{{"class_path": "mine.Net", "init_args": {{"x": {odd}}}}}'
     assert "mine.Net: not imported" in refusal(["fit", *tiny_args, f"--model.net={value}"], capsys)
     assert not Path("imported").exists()
-    [(_, found)] = named_settings(["fit", f"--model.net={value}"], read_values=True)
+    [(_, found)] = CommandLine(["fit", f"--model.net={value}"]).settings(read_values=True)
     assert found["model"]["net"]["class_path"] == "mine.Net"
 
 
@@ -280,7 +281,7 @@ def test_checkpoint_with_a_class_of_ones_own_needs_the_flag_again(tiny_args, cap
     assert main(["fit", "--allow-import", "mine", *args]) == 0
     Path("imported").unlink()
     del sys.modules["mine"]
-    folder = Path("runs") / run_name(["fit", *args]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *args]).run_name() / "seed0"
     checkpoint = f"--ckpt_path={folder}/checkpoints/last.ckpt"
     capsys.readouterr()
     for command in ("test", "validate", "predict"):
@@ -333,3 +334,35 @@ def test_a_mistake_in_ones_own_code_keeps_its_traceback_and_others_are_one_line(
     assert "Invalid learning rate: -1" in refusal(
         [*args, "--model.net.architecture=4-P", "--model.optimizer.lr=-1"], capsys
     )
+
+
+OLD = {
+    "spikesparse.checkpoints.BestCheckpoint": "spikesparse.runs.checkpoints.BestCheckpoint",
+    "spikesparse.progress.EpochLines": "spikesparse.training.progress.EpochLines",
+    "spikesparse.encoding.PoissonEncoder": "spikesparse.data.encoding.PoissonEncoder",
+    "spikesparse.SpikingVGG": "spikesparse.SpikingVGG",
+    "spikesparse.nn.SpikingVGG": "spikesparse.nn.SpikingVGG",
+    "myspikesparse.progress.Net": "myspikesparse.progress.Net",
+}
+
+
+def test_class_paths_of_an_earlier_version_are_read_as_the_present_ones():
+    assert {old: moved(old) for old in OLD} == OLD
+    assert moved([{"a": list(OLD)}, 3, None, {"b": 1.5}]) == [{"a": list(OLD.values())}, 3, None, {"b": 1.5}]
+    for module in MOVED.values():
+        assert importlib.import_module(module)
+    words = ["fit", "--trainer.callbacks+=spikesparse.progress.EpochLines", "--data.encoder", "spikesparse.encoding.X"]
+    assert CommandLine(words).for_parser() == [word if word == "fit" else moved(word) for word in words]
+
+
+def test_files_of_an_earlier_version_are_read(tiny_args):
+    Path("old.yaml").write_text(
+        "trainer: {callbacks: [{class_path: spikesparse.checkpoints.BestCheckpoint},"
+        " {class_path: spikesparse.progress.EpochLines}]}\n"
+        "data: {encoder: {class_path: spikesparse.encoding.PoissonEncoder, init_args: {signed: false}}}\n"
+    )
+    settings = [arg for arg in tiny_args if not arg.startswith(("--sparsity", "--data.encoder"))]
+    cli = SpikeCLI(["validate", *settings, "--config=old.yaml", "--trainer.limit_val_batches=0"])
+    assert type(cli.datamodule.encoder) is PoissonEncoder
+    assert not cli.datamodule.encoder.signed
+    assert [type(each).__name__ for each in cli.trainer.callbacks].count("EpochLines") == 1

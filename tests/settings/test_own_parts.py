@@ -17,7 +17,7 @@ from spikesparse.commands.main import main
 from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.nn import SpikingNetwork, SpikingNeuron
-from spikesparse.settings.command_line import config_digest, run_name
+from spikesparse.settings.command_line import CommandLine
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
@@ -56,7 +56,7 @@ def follow(page, extra=()):
         else:
             assert program == "spikesparse"
             assert main([*args, *CUT, *extra]) == 0
-            folder = Path("runs") / run_name(["fit", *args[1:], *CUT, *extra]) / "seed0"
+            folder = Path("runs") / CommandLine(["fit", *args[1:], *CUT, *extra]).run_name() / "seed0"
     return folder
 
 
@@ -175,7 +175,7 @@ def test_plain_module_trains_and_its_class_may_stand_in_a_config_file(mine):
     assert str(Path.cwd()) not in sys.path  # nor is it for the console script, whose own folder stands there
     assert main(["train", "--config", "mine.yaml", *mine]) == 0
     module, _ = load_run(
-        Path("runs") / run_name(["fit", "--config", "mine.yaml", *mine]) / "seed0", allow_import=["mine"]
+        Path("runs") / CommandLine(["fit", "--config", "mine.yaml", *mine]).run_name() / "seed0", allow_import=["mine"]
     )
     assert type(module.net).__name__ == "Plain"
     assert (module.net.hidden, module.net.out.out_features, module.net.timesteps) == (7, 3, 3)
@@ -211,7 +211,7 @@ def test_unusable_part_ends_with_one_line_that_names_flag_and_need(flag, mine, c
 def test_unusable_part_of_a_config_file_or_checkpoint_is_named(mine, capsys, tmp_path, monkeypatch):
     args = ["fit", *mine, "--model.net=mine.Plain", "--trainer.limit_train_batches=1"]
     assert main(args) == 0
-    folder = Path("runs") / run_name(args) / "seed0"
+    folder = Path("runs") / CommandLine(args).run_name() / "seed0"
     Path("mine.yaml").write_text(yaml.safe_dump({"model": {"net": {"class_path": "mine.Nothing"}}}))
     assert main(["fit", "--config", "mine.yaml", *mine]) == 2
     assert "--model.net=mine.Nothing: " in capsys.readouterr().err
@@ -230,9 +230,9 @@ def test_edited_file_of_ones_own_makes_another_experiment():
     Path("mine.py").write_text("a = 1")
     flags, config = ["--model.net=mine.Net"], ["--config", "mine.yaml"]
     Path("mine.yaml").write_text("sparsity: {schedule: mine.rise}")
-    before = [config_digest(args) for args in (flags, config, [])]
+    before = [CommandLine(args).config_digest() for args in (flags, config, [])]
     Path("mine.py").write_text("a = 2")
-    after = [config_digest(args) for args in (flags, config, [])]
+    after = [CommandLine(args).config_digest() for args in (flags, config, [])]
     assert [a == b for a, b in zip(before, after, strict=True)] == [False, False, True]
 
 

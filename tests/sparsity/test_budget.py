@@ -22,7 +22,7 @@ from spikesparse.commands.report.runs import read_run
 from spikesparse.commands.train import twin_args
 from spikesparse.files.paths import CONFIGS
 from spikesparse.runs.checkpoints import BestCheckpoint
-from spikesparse.settings.command_line import asks_for_no_penalty, run_name
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.sparsity.control import LARGEST, LEAST, adapted, moved, step_by_accuracy, step_by_count
 from spikesparse.sparsity.weight import in_force
 
@@ -365,7 +365,7 @@ def test_a_resumed_run_keeps_its_budget_unless_another_is_named(tiny_args):
 @quiet
 def test_load_run_and_the_report_know_a_run_with_a_budget(tiny_args):
     main(["train", *tiny_args, "--budget.target=30"])
-    folder = Path("runs") / run_name(["fit", *tiny_args, "--budget.target=30"]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *tiny_args, "--budget.target=30"]).run_name() / "seed0"
     load_run(folder)
     last = weights_of(folder)
     run = read_run(folder)
@@ -599,9 +599,9 @@ def test_two_twins_are_not_compared(zero, capsys):
     Path("mine.yaml").write_text("sparsity: {end_value: 0e0}")
     assert main(["compare", *zero]) == 2
     assert "compare trains that twin itself" in capsys.readouterr().err
-    assert not asks_for_no_penalty([*zero, "--sparsity.end_value=1"])
-    assert not asks_for_no_penalty([*zero, "--budget.target=5"])
-    assert not asks_for_no_penalty([*zero, "--sparsity.end_value=much"])
+    assert not CommandLine(["fit", *[*zero, "--sparsity.end_value=1"]]).asks_for_no_penalty()
+    assert not CommandLine(["fit", *[*zero, "--budget.target=5"]]).asks_for_no_penalty()
+    assert not CommandLine(["fit", *[*zero, "--sparsity.end_value=much"]]).asks_for_no_penalty()
 
 
 @quiet

@@ -24,7 +24,7 @@ from browser import available as browser_is_available
 from refusals import refused_with
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.main import main
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.training.dashboard import Dashboard, custom_scalars
 from spikesparse.training.dashboard.callback import takes_pictures
 from spikesparse.training.dashboard.hparams import flat_settings
@@ -52,7 +52,7 @@ def tiny_args(tiny_args):
 def run(tiny_args):
     """The folder of a finished tiny run: four epochs."""
     assert main(["train", *tiny_args]) == 0
-    return Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
+    return Path("runs") / CommandLine(["fit", *tiny_args]).run_name() / "seed0"
 
 
 def events_of(folder):
@@ -112,7 +112,7 @@ def test_histograms_are_of_the_validation_just_done(tiny_args, monkeypatch):
     keep = lambda self, tag, values, step: drawn.update({(tag, step): values.mean().item()})  # noqa: E731
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_histogram", keep)
     assert main(["fit", *tiny_args]) == 0
-    events = events_of(Path("runs") / run_name(["fit", *tiny_args]) / "seed0")
+    events = events_of(Path("runs") / CommandLine(["fit", *tiny_args]).run_name() / "seed0")
     for layer in ("conv1", "fc1"):
         rates = {event.step: event.value for event in events.Scalars(f"spikes/rate/{layer}/val")}
         means = {step: mean for (tag, step), mean in drawn.items() if tag == f"spikes/rates_of_neurons/{layer}"}
@@ -225,7 +225,7 @@ def test_hparams_hold_the_settings_and_the_final_test_results_at_the_last_step(r
 @pytest.mark.slow
 def test_fit_alone_writes_validation_results(tiny_args):
     assert main(["fit", *tiny_args]) == 0
-    folder = Path("runs") / run_name(["fit", *tiny_args]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *tiny_args]).run_name() / "seed0"
     tags = {info.name.tag for info in hparams_of(folder)["experiment"].metric_infos}
     assert "accuracy/val" in tags
 

@@ -9,7 +9,7 @@ import pytest
 
 from spikesparse.commands.main import main
 from spikesparse.commands.report.runs import read_run
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.training import progress
 from spikesparse.training.module import SpikingClassifier
 from spikesparse.training.process_state import ProcessState
@@ -24,7 +24,7 @@ class Killed(BaseException):
 
 
 def folder_of(args):
-    return Path("runs") / run_name(["fit", *args]) / "seed0"
+    return Path("runs") / CommandLine(["fit", *args]).run_name() / "seed0"
 
 
 @pytest.fixture

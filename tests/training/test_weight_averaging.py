@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_a
 
 from spikesparse import CIFAR10DataModule, SpikingClassifier, SpikingVGG, load_run
 from spikesparse.commands.main import main
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
@@ -154,7 +154,7 @@ def test_a_run_closes_with_what_its_checkpoint_gives(tiny_args, average):
     ramp = ["--sparsity.end_epoch=1", "--trainer.max_epochs=2", "--trainer.limit_train_batches=3"]
     args = ["train", *tiny_args, *AVERAGES[average], *ramp]
     assert main(args) == 0
-    folder = Path("runs") / run_name(["fit", *args[1:]]) / "seed0"
+    folder = Path("runs") / CommandLine(["fit", *args[1:]]).run_name() / "seed0"
     result = json.loads((folder / "result.json").read_text())
     assert [result[name] for name in ("accuracy", "spikes", "synops")] == pytest.approx(measured(folder), abs=1e-9)
     assert result["epochs"] == 2
@@ -175,7 +175,7 @@ def weight_of(folder, name="last"):
 def test_a_killed_run_goes_on_to_the_bit(tiny_args, monkeypatch, capsys, average, step):
     """In an epoch, in the next, and where SWA only measures BatchNorm's statistics any more."""
     args = ["fit", *tiny_args, *AVERAGES[average], "--trainer.max_epochs=2", "--checkpoint.every_n_steps=2"]
-    folder = Path("runs") / run_name(args) / "seed0"
+    folder = Path("runs") / CommandLine(args).run_name() / "seed0"
     assert main(args) == 0
     whole = state_of(folder)
     steps, training_step = [], SpikingClassifier.training_step

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from spikesparse.commands.guarded_cli import GuardedCLI, refuse_a_crowd, refuse_spawning, refuse_unsafe_reading
+from spikesparse.commands.guarded_cli import GuardedCLI
+from spikesparse.files.checkpoint import refuse_unsafe_reading
 from spikesparse.runs.folder import place_logger, run_folder
+from spikesparse.runs.launch import refuse_a_crowd, refuse_spawning
 from spikesparse.runs.peers import is_first_process
 from spikesparse.runs.resume import begin_folder, folder_of_command, refuse_nothing, settle_folder
 from spikesparse.runs.saving import LastCheckpoint
@@ -58,12 +60,12 @@ class SpikeCLI(GuardedCLI):
         if init is not None and init.get("max_epochs", 0) is None:  # cannot be a link: the scheduler is a callable
             init.max_epochs = config.trainer.max_epochs
             self.save_config_kwargs["horizon_filled_in"] = True
-        self.run_folder = run_folder(config, self.args)
+        self.run_folder = run_folder(config, self.line)
         if self.run_folder is not None:
             if self.subcommand == "fit":
                 if not config.get("ckpt_path"):
-                    self.run_folder = folder_of_command(self.run_folder, self.args)
-                self.companions += settle_folder(self.run_folder, config, self.args, self.fresh)
+                    self.run_folder = folder_of_command(self.run_folder, self.line)
+                self.companions += settle_folder(self.run_folder, config, self.line, self.fresh)
             place_logger(config, self.run_folder)
 
     def before_fit(self) -> None:
@@ -71,4 +73,14 @@ class SpikeCLI(GuardedCLI):
         refuse_nothing(self.trainer)
         if is_first_process():
             refuse_single_values(self.trainer, self.model.net, self.datamodule)
-        begin_folder(self.run_folder, self.config["fit"], self.args, self.datamodule)
+        begin_folder(self.run_folder, self.config["fit"], self.line, self.datamodule)
+
+
+def validate(args: list[str]) -> None:
+    """Lightning's ``validate``, with its command line."""
+    SpikeCLI(["validate", *args])
+
+
+def predict(args: list[str]) -> None:
+    """Lightning's ``predict``, with its command line."""
+    SpikeCLI(["predict", *args])

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
 from typing import Any
 
-import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
@@ -15,7 +12,6 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from spikesparse.commands.help import unread_flags
 from spikesparse.data import CIFAR10DataModule
-from spikesparse.errors import UserError
 from spikesparse.files.paths import CONFIGS
 from spikesparse.runs.config import RunConfig
 from spikesparse.runs.peers import check_nodes, is_first_process
@@ -23,8 +19,8 @@ from spikesparse.runs.saving import WholeFileIO
 from spikesparse.settings.bolts import load_bolts
 from spikesparse.settings.build import refuse_linked
 from spikesparse.settings.build_errors import SettingsErrors
-from spikesparse.settings.class_paths import check_settings, limited_imports, moved, split_allowed
-from spikesparse.settings.command_line import named_settings, with_checkpoint_settings
+from spikesparse.settings.class_paths import check_settings, limited_imports
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.settings.parser import checked_parser, read_counts_as_counts
 from spikesparse.settings.parts import refuse_unbuilt
 from spikesparse.settings.words import Refused
@@ -45,15 +41,14 @@ class GuardedCLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         load_bolts()  # so that a config may name its classes
         read_counts_as_counts()
-        self.args = args
+        self.line = CommandLine(args)
         self.companions: list[Callback] = []  # of the trainer, beside those that settings name
-        given, prefixes = split_allowed(args)
-        whole = [moved(arg) for arg in with_checkpoint_settings(given)]
-        with checked_parser(), SettingsErrors() as self._building, limited_imports(prefixes):
-            settings = named_settings(whole, read_values=True)
+        whole = self.line.without_allowed.with_checkpoint_settings()
+        with checked_parser(), SettingsErrors() as self._building, limited_imports(self.line.allowed):
+            settings = whole.settings(read_values=True)
             check_settings(settings)
             refuse_linked(settings)
-            self._parse_and_run(whole)
+            self._parse_and_run(whole.for_parser())
 
     def _parse_and_run(self, args: list[str]) -> None:
         # No flags cut short: what is looked through before parsing (--weights_only, --config) goes by whole names.
@@ -74,7 +69,7 @@ class GuardedCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The one that is asked for: to prepare a parser takes a quarter of a second."""
         known = LightningCLI.subcommands()
-        return {name: known[name] for name in self.args[:1] if name in known} or known
+        return {name: known[name] for name in self.line.words[:1] if name in known} or known
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; an error knows which flags there are."""
@@ -85,7 +80,7 @@ class GuardedCLI(LightningCLI):
             raise Refused(error, (flag for each in parsers for flag in each._option_string_actions)) from error
         refuse_unbuilt(self.config[self.config.subcommand])
         if self.config.subcommand == "fit" and is_first_process():
-            for line in unread_flags(self.args, self.config.fit):
+            for line in unread_flags(self.line, self.config.fit):
                 print(line, flush=True)
 
     def _parse_ckpt_path(self) -> None:
@@ -112,35 +107,3 @@ class GuardedCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
         return trainer
-
-
-def refuse_spawning(strategy: Any) -> None:
-    """Refuse strategies whose processes keep what they measured: this one makes the tables and files."""
-    if isinstance(strategy, str) and re.match(r"ddp_(spawn|fork|notebook)", strategy):
-        raise UserError(f"--trainer.strategy={strategy}: on the command line, use --trainer.strategy=ddp.")
-
-
-def refuse_a_crowd(trainer: Any) -> None:
-    """Refuse far more processes on a CPU than it has cores: each takes half a gigabyte before it has begun."""
-    on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
-    devices, most = str(trainer.devices), 4 * (os.cpu_count() or 1)
-    if on_cpu and devices.isdecimal() and int(devices) > most:
-        raise UserError(
-            f"--trainer.devices={devices}: on a CPU that is a process each, and {most} are the most on these "
-            f"{most // 4} cores."
-        )
-
-
-def refuse_unsafe_reading(config: Any) -> None:
-    """Have Lightning read checkpoints without running code.
-
-    Args:
-        config: the settings of a subcommand; its ``weights_only`` is set.
-
-    Raises:
-        UserError: if they ask for the contrary.
-    """
-    if config.get("weights_only") is False:
-        raise UserError("--weights_only=false: a checkpoint could run any code then; leave it out.")
-    if "weights_only" in config:
-        config.weights_only = True

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from spikesparse.settings.command_line import flag_value
+from spikesparse.settings.command_line import CommandLine
 
 #: Flags, and those of which one must have a value that turns their reader on.
 _READ_WITH = (
@@ -19,21 +19,21 @@ _READ_WITH = (
 )
 
 
-def unread_flags(args: list[str], config: Any) -> list[str]:
+def unread_flags(line: CommandLine, config: Any) -> list[str]:
     """One line for each flag on a command line that nothing reads.
 
     Where the command line itself turns the reader off, as that of a twin does with ``--budget.target=null``, no line is
     made: that is meant.
 
     Args:
-        args: the command line.
+        line: the command line.
         config: what came of it and of all files, with dotted names.
     """
     lines = []
     for flags, readers in _READ_WITH:
-        if any(config.get(reader) is not None or flag_value(args, f"--{reader}") for reader in readers):
+        if any(config.get(reader) is not None or line.value(f"--{reader}") for reader in readers):
             continue
-        given = [f"--{flag}" for flag in flags if flag_value(args, f"--{flag}") is not None]
+        given = [f"--{flag}" for flag in flags if line.value(f"--{flag}") is not None]
         lines += [f"not read: {flag}, without --{' or --'.join(readers)}" for flag in given]
     return lines
 

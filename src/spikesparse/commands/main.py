@@ -1,17 +1,4 @@
-"""The command line.
-
-spikesparse train --config configs/experiment/digits.yaml      fit, test the best checkpoint, close with a table
-spikesparse compare --config configs/experiment/digits.yaml    that, and its accuracy-only twin, side by side
-spikesparse fit | validate | test | predict ...                Lightning's own; each has --help and --print_config
-spikesparse report RUN [RUN ...]                               finished runs side by side, as one HTML file
-spikesparse exits RUN                                          accuracy and spikes at each confidence of early exit
-spikesparse pareto --config FILE --trials 24 --workers 2       search for accurate and quiet networks; the front
-spikesparse campaign PLAN                                      recipes, twins and seeds, compared with intervals
-spikesparse convert FOLDER OUT.npz                             a folder of images as one file
-
-All but report and convert take --allow-import PREFIX (again, or several with commas): class paths in settings may name
-your own modules below it. Without it they name this package, torch and Lightning only; see docs/safety.md.
-"""
+"""The command line: which command runs, and how it ends."""
 
 from __future__ import annotations
 
@@ -28,6 +15,7 @@ from typing import NoReturn
 
 from spikesparse.commands.flags import with_flags
 from spikesparse.commands.quiet import quiet
+from spikesparse.commands.table import COMMANDS, help_text
 from spikesparse.errors import UserError
 from spikesparse.files.names import printable
 from spikesparse.runs.peers import is_first_process, lost_peer, watch_parent
@@ -36,40 +24,6 @@ from spikesparse.runs.run_lock import lacks_folder, let_go, vanished_folder
 _LONGEST = 4000  # characters of an error
 _INTERRUPTED = 128 + signal.SIGINT  # status
 _UNREAD = 128 + 13  # SIGPIPE's, where there is one: `| head` has read enough
-_GO_ON = ("train", "compare", "fit", "pareto", "campaign")  # where they stopped
-
-
-def _command(name: str) -> Callable[[list[str]], object] | None:
-    """The function behind a subcommand; imported only now, since torch takes seconds."""
-    if name in ("validate", "predict"):
-        from spikesparse.commands.cli import SpikeCLI
-
-        return lambda args: SpikeCLI([name, *args])
-    if name in ("train", "compare", "fit", "test"):
-        from spikesparse.commands import train
-
-        return {"train": train.train, "compare": train.compare, "fit": train.fit, "test": train.test}[name]
-    if name == "convert":
-        from spikesparse.commands.convert import main as convert
-
-        return convert
-    if name == "report":
-        from spikesparse.commands.report.command import main as report
-
-        return report
-    if name == "exits":
-        from spikesparse.commands.exits.command import main as exits
-
-        return exits
-    if name == "pareto":
-        from spikesparse.commands.pareto.command import main as pareto
-
-        return pareto
-    if name == "campaign":
-        from spikesparse.commands.campaign.command import main as campaign
-
-        return campaign
-    return None
 
 
 def entry() -> NoReturn:
@@ -110,7 +64,7 @@ def main(args: list[str] | None = None) -> int:
 
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
-        print(__doc__)
+        print(help_text())
         return 0 if args else 2
     if args[0] == "--version":
         print(f"spikesparse {__version__}")
@@ -118,15 +72,13 @@ def main(args: list[str] | None = None) -> int:
     watch_parent()
     _escape_output()
     try:
-        command = _command(args[0])
+        command = COMMANDS.get(args[0])
         if command is None:
-            known = "train, compare, fit, validate, test, predict, report, exits, pareto, campaign, convert"
-            raise UserError(f"{args[0]!r} is no subcommand. There are: {known}.")
+            raise UserError(f"{args[0]!r} is no subcommand. There are: {', '.join(COMMANDS)}.")
         quiet()
-        if args[0] in ("report", "campaign"):  # what they train, others do
-            command(args[1:])
-        else:
-            return _run_on_lightning(command, args)
+        if command.trains_itself:
+            return _run_on_lightning(command.load(), args)
+        command.load()(args[1:])
     except UserError as error:
         return _refuse(with_flags(error))
     except OSError as error:
@@ -153,7 +105,8 @@ def main(args: list[str] | None = None) -> int:
         lightnings = isinstance(leaving.__context__, KeyboardInterrupt) and getattr(leaving, "code", None) == 1
         if not isinstance(leaving, KeyboardInterrupt) and not lightnings:
             raise
-        goes_on = "; the same command goes on from the newest checkpoint, if there is one" if args[0] in _GO_ON else ""
+        resumes = COMMANDS[args[0]].resumes
+        goes_on = "; the same command goes on from the newest checkpoint, if there is one" if resumes else ""
         if is_first_process():  # Ctrl-C reaches all of them
             print(f"stopped{goes_on}", flush=True)
         return _INTERRUPTED
@@ -200,10 +153,11 @@ def _run_on_lightning(command: Callable[[list[str]], object], args: list[str]) -
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from spikesparse.ops.backends import named_backend
-    from spikesparse.settings.class_paths import limited_imports, split_allowed
+    from spikesparse.settings.class_paths import limited_imports
+    from spikesparse.settings.command_line import CommandLine
 
     named_backend()  # refused now rather than in the first step
-    allowed = split_allowed(args)[1]
+    allowed = CommandLine(args).allowed
     if allowed and (here := os.getcwd()) not in sys.path:  # last, so that it hides nothing installed
         sys.path.append(here)
     try:
@@ -224,12 +178,12 @@ def _run_limited(command: Callable[[list[str]], object], args: list[str]) -> Non
     try:
         command(args[1:])
     except argparse.ArgumentError as error:  # the parser's own: an unknown flag, a value of the wrong type
-        from spikesparse.settings.class_paths import split_allowed
-        from spikesparse.settings.command_line import configs_of
+        from spikesparse.settings.command_line import CommandLine
         from spikesparse.settings.parts import unusable_part
         from spikesparse.settings.words import plainly
 
-        if (unusable := unusable_part(configs_of(split_allowed(args)[0]))) is not None:
+        settings = CommandLine(args).without_allowed.with_checkpoint_settings().settings()
+        if (unusable := unusable_part([each for _, each in settings])) is not None:
             raise unusable from error
         raise UserError(f"{plainly(error)} See `spikesparse {args[0]} --help`.") from error
 

@@ -23,15 +23,7 @@ from spikesparse.runs.identity import RUN, write_identity
 from spikesparse.runs.peers import is_first_process
 from spikesparse.runs.result import RunResult, load_result, machine, read_result, run_result, save_result
 from spikesparse.runs.resume import Finished, NothingToTrain
-from spikesparse.settings.command_line import (
-    asks_for_budget,
-    asks_for_no_penalty,
-    changes_settings,
-    config_digest,
-    experiments,
-    flag_value,
-    run_name,
-)
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.settings.plain import BUDGETS
 from spikesparse.sparsity.weight import in_force
 from spikesparse.training.dashboard.hparams import write_hparams
@@ -56,11 +48,12 @@ def train(args: list[str]) -> RunResult | None:
         other than the first).
     """
     if _asks_for_seeds(args):
-        over_seeds("seeds", args, lambda rest: {_recipe(rest): rest})
+        over_seeds("seeds", args, lambda rest: {_line(rest).experiment: rest})
         return None
     fresh, args = _without_fresh(args)
-    if is_first_process() and not _asks_for_text(args):
-        _say_what_is_trained(args)
+    line = _line(args)
+    if is_first_process() and not line.asks_for_text():
+        _say_what_is_trained(line)
     try:
         cli = _fitted(args, fresh)
     except NothingToTrain as nothing:
@@ -77,7 +70,7 @@ def train(args: list[str]) -> RunResult | None:
         return None
     # All that is said of the training is read before the test, which loads the state of the best epoch.
     about = {
-        **{"command": ["train", *args], "configs": config_digest(args)},
+        **{"command": ["train", *args], "configs": line.config_digest()},
         **{"epochs": _epochs_trained(trainer), "fit_seconds": round(_training_time(trainer), 1)},
     }
     best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
@@ -89,7 +82,7 @@ def train(args: list[str]) -> RunResult | None:
         print(f"{with_flags(reason)}: the last epoch is tested, not the best")
     trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False)
     closing = Closing()
-    result = _report(cli, run_name(["fit", *args]), best, about, closing)
+    result = _report(cli, line.run_name(), best, about, closing)
     with closing.part("TensorBoard's table of settings and results"):
         _write_hparams(cli, "test")
     if result is not None:
@@ -130,7 +123,7 @@ def _fitted(args: list[str], fresh: bool) -> SpikeCLI:
     trainer: Any = cli.trainer
     if cli.run_folder is not None and trainer.is_global_zero and trainer.state.finished:
         with Closing().part(f"{cli.run_folder}/{RUN}"):  # then the same command tests the last checkpoint again
-            write_identity(cli.run_folder, cli.args, finished=True, seconds=_training_time(trainer))
+            write_identity(cli.run_folder, cli.line, finished=True, seconds=_training_time(trainer))
     return cli
 
 
@@ -168,12 +161,13 @@ def test(args: list[str]) -> None:
     Raises:
         UserError: if it names no checkpoint.
     """
-    if not flag_value(args, "--ckpt_path") and not _asks_for_text(args):
+    line = CommandLine(["test", *args])
+    if not line.value("--ckpt_path") and not line.asks_for_text():
         raise UserError(
             "test: of which network? Name its checkpoint: --ckpt_path=runs/digits/seed0/checkpoints/best.ckpt."
         )
     cli = SpikeCLI(["test", "--verbose=false", *args])  # the bill says it in place of Lightning's own table
-    checkpoint = flag_value(args, "--ckpt_path") or ""
+    checkpoint = line.value("--ckpt_path") or ""
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
         closing = Closing()
         _report(cli, checkpoint, checkpoint, {"command": ["test", *args]}, closing)
@@ -193,7 +187,7 @@ def _report(cli: SpikeCLI, title: str, checkpoint: str, about: dict[str, Any], c
         tested = {"command": about["command"], "checkpoint": checkpoint, "split": "test", **machine()}
         if before.get("checkpoint") == checkpoint:  # a later test of the same weights keeps what training said
             about = {**{key: before[key] for key in TRAINING if key in before}, **about}
-            if _is_trainings(before) and not changes_settings(about["command"]):
+            if _is_trainings(before) and not CommandLine(about["command"]).changes_settings():
                 about["command"] = before["command"]
         with closing.part(path, result=True):
             save_result(result, path, {**machine(), **about, "checkpoint": checkpoint})
@@ -211,10 +205,10 @@ def compare(args: list[str]) -> None:
     As in :func:`train`, a run that is there already is not trained again, unless by ``--fresh``. With ``--seeds`` they
     are trained under each, with means, an interval and a verdict at the end.
     """
-    if _asks_for_text(args):
+    if _line(args).asks_for_text():
         train(args)
         return
-    if asks_for_no_penalty(args):
+    if _line(args).asks_for_no_penalty():
         raise UserError("--sparsity.end_value is 0: compare trains that twin itself; name the sparse network's lambda.")
     if _asks_for_seeds(args):
         over_seeds("compare", args, lambda rest: {"twin": twin_args(rest), "sparse": rest})
@@ -227,7 +221,7 @@ def compare(args: list[str]) -> None:
 
 def twin_args(args: list[str]) -> list[str]:
     """The command line of the accuracy-only twin: the same ramp, to zero."""
-    off = [f"--budget.{name}=null" for name in BUDGETS] if asks_for_budget(args) else []
+    off = [f"--budget.{name}=null" for name in BUDGETS] if _line(args).asks_for_budget() else []
     return [*args, "--sparsity.start_value=0", "--sparsity.end_value=0", *off]
 
 
@@ -275,24 +269,17 @@ def _print(result: RunResult, rows: dict[str, dict[str, Any]], title: str) -> No
     print(headline(result), flush=True)
 
 
-def _asks_for_text(args: list[str]) -> bool:
-    return any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in args)
+def _line(args: list[str]) -> CommandLine:
+    return CommandLine(["fit", *args])
 
 
 def _asks_for_seeds(args: list[str]) -> bool:
-    return flag_value(args, "--seeds") is not None and not _asks_for_text(args)
+    line = _line(args)
+    return line.value("--seeds") is not None and not line.asks_for_text()
 
 
-def _recipe(args: list[str]) -> str:
-    return "+".join(experiments(args)) or "base"
-
-
-def _experiment(args: list[str]) -> str:
-    return next(iter(experiments(args)), "base")
-
-
-def _say_what_is_trained(args: list[str]) -> None:
-    if flag_value(args, "--data.source") in (None, "digits") and _experiment(args) == "digits":
+def _say_what_is_trained(line: CommandLine) -> None:
+    if line.value("--data.source") in (None, "digits") and line.experiments[:1] == ["digits"]:
         print(
             "Data: 1,797 handwritten digits (UCI, 8x8 pixels shown as 32x32), shipped with the package. For CIFAR-10: "
             f"{CIFAR_HINT}",
@@ -302,7 +289,7 @@ def _say_what_is_trained(args: list[str]) -> None:
 
 def _compare_command(args: list[str]) -> str:
     """What trains a run's twin beside it."""
-    config = flag_value(args, "--config") or ""
+    config = _line(args).value("--config") or ""
     shipped = Path(config).resolve().parent == (CONFIGS / "experiment").resolve()
     if shipped and args in (["--config", config], [f"--config={config}"]):
         return f"make compare EXPERIMENT={Path(config).stem}"
@@ -310,7 +297,6 @@ def _compare_command(args: list[str]) -> str:
 
 
 def _say_what_is_next(args: list[str], cli: Any) -> None:
-    experiment = _experiment(args)
     lines = []
     if cli.run_folder is not None:  # there is none with a logger of the user's own
         # a run that ended before its ramp did has no best checkpoint
@@ -321,6 +307,6 @@ def _say_what_is_next(args: list[str], cli: Any) -> None:
             lines.append(f"early exits   spikesparse exits {cli.run_folder}")
     lines.append("dashboard     make tensorboard   then open http://localhost:6006/#custom_scalars")
     lines.append(f"its twin      {_compare_command(args)}")
-    if experiment == "digits":
+    if cli.line.experiments[:1] == ["digits"]:
         lines.append(f"CIFAR-10      {CIFAR_HINT}")
     print("\n".join(lines), flush=True)

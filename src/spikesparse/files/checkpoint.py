@@ -111,3 +111,18 @@ def _kind(value: Any) -> str:
 
 def _shape(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else "no tensor"
+
+
+def refuse_unsafe_reading(config: Any) -> None:
+    """Have Lightning read checkpoints without running code.
+
+    Args:
+        config: the settings of a subcommand; its ``weights_only`` is set.
+
+    Raises:
+        UserError: if they ask for the contrary.
+    """
+    if config.get("weights_only") is False:
+        raise UserError("--weights_only=false: a checkpoint could run any code then; leave it out.")
+    if "weights_only" in config:
+        config.weights_only = True

@@ -39,7 +39,8 @@ def check_keys(node: yaml.Node, where: str, path: Path = (), lines: dict[Path, i
         below, line = (*path, *_names(key)), key.start_mark.line + 1
         dotted = ".".join(map(str, below))
         if below in lines:
-            both = f"in lines {min(lines[below], line)} and {max(lines[below], line)}" if lines[below] != line else f"in line {line}"
+            first, last = sorted((lines[below], line))
+            both = f"in lines {first} and {last}" if first != last else f"in line {line}"
             raise UserError(f"{where}: {dotted} stands twice, {both}, and the first would be lost. Make them one.")
         if value.tag == f"{_TAG}null" and value.start_mark.index == value.end_mark.index:
             raise NoValue(

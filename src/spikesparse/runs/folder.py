@@ -8,10 +8,10 @@ from typing import Any
 
 from spikesparse.errors import UserError
 from spikesparse.files.run_folder import folder_of_checkpoint
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 
 
-def run_folder(config: Any, args: list[str]) -> Path | None:
+def run_folder(config: Any, line: CommandLine) -> Path | None:
     """The folder of a run: its checkpoint's, or its own; None with a logger of the user's own, or none.
 
     Raises:
@@ -21,7 +21,7 @@ def run_folder(config: Any, args: list[str]) -> Path | None:
     if config.trainer.fast_dev_run or init is None or "save_dir" not in init or init.get("name") is not None:
         return None
     seed = config.get("seed_everything")
-    own = Path(init.save_dir) / run_name(args) / f"seed{seed if isinstance(seed, int) else 0}"
+    own = Path(init.save_dir) / line.run_name() / f"seed{seed if isinstance(seed, int) else 0}"
     folder = folder_of_checkpoint(config.get("ckpt_path")) or own
     try:
         str(folder).encode()

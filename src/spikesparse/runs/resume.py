@@ -12,11 +12,11 @@ from spikesparse.data import CIFAR10DataModule
 from spikesparse.errors import UserError
 from spikesparse.files.checkpoint import read_checkpoint
 from spikesparse.runs.folder import set_aside
-from spikesparse.runs.identity import _is_of, _kept, write_identity
+from spikesparse.runs.identity import is_of, kept_identity, write_identity
 from spikesparse.runs.peers import is_first_process
 from spikesparse.runs.run_lock import hold
 from spikesparse.runs.saving import LAST, PREVIOUS, STEP
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,24 @@ def refuse_nothing(trainer: Trainer) -> None:
             raise NothingToTrain(f"--trainer.{name}={value}: nothing is trained, and nothing is tested or written.")
 
 
-def folder_of_command(folder: Path, args: list[str]) -> Path:
+def folder_of_command(folder: Path, line: CommandLine) -> Path:
     """The run folder of a command, or the one that its run has from when its name still told more flags apart.
 
     Args:
         folder: as it is named now.
-        args: command line of ``fit``.
+        line: command line of ``fit``.
     """
-    earlier = folder.parent.with_name(run_name(args, earlier=True)) / folder.name
-    return earlier if not _is_of(_kept(folder), args) and _is_of(_kept(earlier), args) else folder
+    earlier = folder.parent.with_name(line.run_name(earlier=True)) / folder.name
+    return earlier if not is_of(kept_identity(folder), line) and is_of(kept_identity(earlier), line) else folder
 
 
-def settle_folder(folder: Path, config: Any, args: list[str], fresh: bool) -> list[Callback]:
+def settle_folder(folder: Path, config: Any, line: CommandLine, fresh: bool) -> list[Callback]:
     """Keep a run folder for this process, and settle what its training goes on from.
 
     Args:
         folder: the run folder.
         config: settings of ``fit``; their ``ckpt_path`` is set, unless the user has.
-        args: command line of ``fit``.
+        line: command line of ``fit``.
         fresh: begin anew whatever is there.
 
     Returns:
@@ -97,25 +97,25 @@ def settle_folder(folder: Path, config: Any, args: list[str], fresh: bool) -> li
     if is_first_process():
         hold(folder)
     if config.get("ckpt_path"):
-        return [TakenOver(folder, args)]
-    found = gone_on_from(folder, args, fresh)
+        return [TakenOver(folder, line)]
+    found = gone_on_from(folder, line, fresh)
     config.ckpt_path = None if found is None else str(found)
     return []
 
 
-def gone_on_from(folder: Path, args: list[str], fresh: bool) -> Path | None:
+def gone_on_from(folder: Path, line: CommandLine, fresh: bool) -> Path | None:
     """The checkpoint from which an unfinished run of a command goes on; None if the command begins a run.
 
     Args:
         folder: the run folder.
-        args: command line of ``fit``.
+        line: command line of ``fit``.
         fresh: begin anew whatever is there.
 
     Raises:
         Finished: if the run is there, trained to its end.
     """
-    kept = _kept(folder)
-    if fresh or not _is_of(kept, args):
+    kept = kept_identity(folder)
+    if fresh or not is_of(kept, line):
         return None
     if kept.get("finished"):
         raise Finished(folder)
@@ -127,7 +127,7 @@ def gone_on_from(folder: Path, args: list[str], fresh: bool) -> Path | None:
     return place.checkpoint
 
 
-def begin_folder(folder: Path | None, config: Any, args: list[str], data: CIFAR10DataModule) -> None:
+def begin_folder(folder: Path | None, config: Any, line: CommandLine, data: CIFAR10DataModule) -> None:
     """Make the folder of a run that begins its own; what lies there already is set aside.
 
     That is done once all is built and the data seen to be there: a command that is refused leaves no trace, and an
@@ -136,7 +136,7 @@ def begin_folder(folder: Path | None, config: Any, args: list[str], data: CIFAR1
     Args:
         folder: the run folder, if there is one.
         config: settings of ``fit``, settled.
-        args: command line of ``fit``.
+        line: command line of ``fit``.
         data: that is to be trained on.
 
     Raises:
@@ -147,7 +147,7 @@ def begin_folder(folder: Path | None, config: Any, args: list[str], data: CIFAR1
     data.check()
     if folder.exists():
         set_aside(folder)
-    write_identity(folder, args)
+    write_identity(folder, line)
 
 
 class TakenOver(Callback):
@@ -157,16 +157,16 @@ class TakenOver(Callback):
 
     Args:
         folder: the run folder.
-        args: command line of ``fit``.
+        line: command line of ``fit``.
     """
 
-    def __init__(self, folder: Path, args: list[str]) -> None:
-        self.folder, self.args = folder, args
+    def __init__(self, folder: Path, line: CommandLine) -> None:
+        self.folder, self.line = folder, line
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before any of its checkpoints is written; a command that is refused has left the run alone."""
         if trainer.is_global_zero:
-            write_identity(self.folder, self.args)
+            write_identity(self.folder, self.line)
 
 
 def newest(folder: Path) -> Place | None:

@@ -22,7 +22,7 @@ from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import chosen_checkpoint
 from spikesparse.files.safe_yaml import read_yaml
 from spikesparse.settings.class_paths import as_flags
-from spikesparse.settings.command_line import flag_value, run_name
+from spikesparse.settings.command_line import CommandLine
 
 GRACE = 20  # seconds that a run has to close its files when the time is over
 LOOK = 0.5  # seconds between two looks at whether it is
@@ -82,7 +82,8 @@ def arguments_of(run: Run, data: list[str], more: list[str], campaign: Iterable[
 
 def _source(run: Run) -> str:
     """The data source that a run's configuration or flags name; the data module's own without."""
-    source, config = flag_value(list(run.arguments), "--data.source"), flag_value(list(run.arguments), "--config")
+    line = CommandLine(run.arguments)
+    source, config = line.value("--data.source"), line.value("--config")
     settings = read_yaml(Path(config), config) if config else {}
     return source or (settings.get("data") or {}).get("source") or "cifar10"
 
@@ -110,8 +111,8 @@ def is_held(lock: FileLock) -> bool:
 
 def folder_of(words: list[str], seed: int) -> Path:
     """The folder of a run, from the current one."""
-    root = flag_value(words, "--trainer.logger.init_args.save_dir") or "runs"
-    return Path(root) / run_name(["fit", *words[1:]]) / f"seed{seed}"
+    line = CommandLine(words)
+    return Path(line.value("--trainer.logger.init_args.save_dir") or "runs") / line.run_name() / f"seed{seed}"
 
 
 def train(words: list[str], fresh: bool, attempt: Attempt) -> bool:
@@ -128,7 +129,7 @@ def train(words: list[str], fresh: bool, attempt: Attempt) -> bool:
     flags = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     if not call([*words, *flags, *(["--fresh"] if fresh else [])], attempt):
         return False
-    result = folder_of(words, int(flag_value(words, "--seed_everything") or 0)) / "result.json"
+    result = folder_of(words, int(CommandLine(words).seed)) / "result.json"
     if not result.is_file():  # with --trainer.fast_dev_run, or a logger of the user's own
         raise RunFailed(f"it left no {result}: a row is read from a run folder, of a training that was tested")
     return True

@@ -58,7 +58,7 @@ def row_of(run: Run, folder: Path, command: list[str], minutes: float) -> dict[s
     """
     import torch
 
-    from spikesparse.settings.command_line import experiments
+    from spikesparse.settings.command_line import CommandLine
 
     result = json.loads((folder / "result.json").read_text())
     bill = json.loads((folder / "bill.json").read_text())
@@ -71,7 +71,7 @@ def row_of(run: Run, folder: Path, command: list[str], minutes: float) -> dict[s
     return {
         "recipe": run.recipe,
         "seed": run.seed,
-        "config": "+".join(experiments(list(run.arguments))) or "base",
+        "config": CommandLine(run.arguments).experiment,
         "architecture": config["model"]["net"]["init_args"]["architecture"],
         "timesteps": config["data"]["timesteps"],
         "steps_per_image": f"{result['timesteps']:.4g}",  # fewer under early exit

@@ -13,7 +13,7 @@ from spikesparse.commands.campaign.making import Limits
 from spikesparse.commands.campaign.plan import Plan, Run
 from spikesparse.commands.campaign.queue import Queue
 from spikesparse.errors import UserError
-from spikesparse.settings.command_line import flag_value, run_name
+from spikesparse.settings.command_line import CommandLine
 
 
 def over_seeds(name: str, args: list[str], recipes: Callable[[list[str]], dict[str, list[str]]]) -> None:
@@ -32,12 +32,12 @@ def over_seeds(name: str, args: list[str], recipes: Callable[[list[str]], dict[s
     """
     asked, rest = _parser().parse_known_args(args)
     seeds = _seeds(asked.seeds)
-    if flag_value(rest, "--seed_everything") is not None:
+    if CommandLine(rest).value("--seed_everything") is not None:
         raise UserError("--seeds and --seed_everything: name the seeds by one of them.")
     if asked.workers < 1:
         raise UserError(f"--workers={asked.workers}: it must be 1 or more.")
     fresh, rest = "--fresh" in rest, [arg for arg in rest if arg != "--fresh"]
-    campaign = f"{run_name(['fit', *rest])}_{name}"
+    campaign = f"{CommandLine(rest).run_name()}_{name}"
     flags = recipes(rest)
     plan = Plan(
         campaign,

@@ -16,7 +16,7 @@ from types import FrameType
 
 from spikesparse.errors import UserError
 from spikesparse.runs.folder import refuse_blocked
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 
 _STUDIES = Path("runs", "pareto")
 
@@ -58,7 +58,8 @@ def main(args: list[str]) -> None:
 
 def _study_of(command: list[str]) -> str:
     """The name of a command's study, or the one that it has from when names still told more flags apart."""
-    name, earlier = run_name(command), run_name(command, earlier=True)
+    line = CommandLine(command)
+    name, earlier = line.run_name(), line.run_name(earlier=True)
     return earlier if not (_STUDIES / name).exists() and (_STUDIES / earlier).exists() else name
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.pareto.space import BUDGET, LAMBDA, RAMP, Space
 from spikesparse.errors import UserError
-from spikesparse.settings.class_paths import split_allowed
-from spikesparse.settings.command_line import asks_for_budget, config_digest, file_digests, without_shown
+from spikesparse.settings.command_line import CommandLine
 from spikesparse.settings.plain import BUDGETS
 
 OBJECTIVES = ("synops", "spikes")
@@ -47,9 +46,9 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What must be the same whenever the study goes on, as plain values."""
         return {
-            "args": without_shown(split_allowed(self.args)[0]),
-            "configs": config_digest(self.args),
-            "files": file_digests(self.args),
+            "args": CommandLine(self.args).without_allowed.without_shown(),
+            "configs": CommandLine(self.args).config_digest(),
+            "files": CommandLine(self.args).file_digests(),
             "objective": self.objective,
             "space": self.space.description(),
         }
@@ -68,7 +67,7 @@ def make_plan(name: str, folder: Path, args: list[str], space: Space, objective:
         searched = {f"--{RAMP.get(drawn, drawn)}" for drawn in space.drawn}
         if flag in searched:
             raise UserError(f"{flag}: the search sets this (--space); leave it out, or search a space without it.")
-    if asks_for_budget(args) and BUDGET not in space.drawn:
+    if CommandLine(["fit", *args]).asks_for_budget() and BUDGET not in space.drawn:
         raise UserError(
             f"--budget: under the experiment's budget {LAMBDA}, which the search draws, is not read. Draw {BUDGET} in "
             f"its place (--space), or switch the budget off: {' '.join(f'--budget.{name}=null' for name in BUDGETS)}"

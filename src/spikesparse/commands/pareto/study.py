@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from spikesparse.commands.pareto.plan import Plan
 from spikesparse.errors import UserError
 from spikesparse.files.locks import FileLock
-from spikesparse.settings.command_line import without_shown
+from spikesparse.settings.command_line import CommandLine
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def open_study(plan: Plan, url: str, heartbeat: int, grace: int) -> Study:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise UserError(f"--storage: cannot be used ({type(error).__name__}: {reason}); see docs/pareto.md.") from error
     theirs, ours = study.user_attrs[_IDENTITY], plan.identity()
-    theirs = {**theirs, "args": without_shown(theirs["args"])}  # an older study has these flags too
+    theirs = {**theirs, "args": CommandLine(theirs["args"]).without_shown()}  # an older study has these flags too
     if differs := [what for what in ours if theirs.get(what, ours[what]) != ours[what]]:  # an older study tells less
         raise UserError(
             f"--study={plan.name}: a study of that name is about something else ({', '.join(differs)} differ); name "

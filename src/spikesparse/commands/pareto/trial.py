@@ -12,7 +12,7 @@ from spikesparse.files.checkpoint import read_checkpoint
 from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import chosen_checkpoint
 from spikesparse.runs.resume import folder_of_command, newest
-from spikesparse.settings.command_line import run_name
+from spikesparse.settings.command_line import CommandLine
 
 LOG = "train.log"
 _RESTARTS = 2  # of a run that a signal ended: the system may have taken its memory for another
@@ -40,7 +40,8 @@ def train(folder: Path, args: list[str], seed: int) -> tuple[Path, int]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = ["fit", *args, f"--trainer.logger.init_args.save_dir={folder}", "--trainer.enable_progress_bar=false"]
-    run = folder_of_command(folder / run_name(command) / f"seed{seed}", command)
+    line = CommandLine(command)
+    run = folder_of_command(folder / line.run_name() / f"seed{seed}", line)
     first_epoch = None
     with FileLock(folder / "lock") as lock:  # waits for whoever may still write here
         for restart in range(_RESTARTS + 1):
