@@ -9,14 +9,13 @@ from typing import Any
 from spikesparse.settings.command_line import CommandLine
 
 #: Flags, and those of which one must have a value that turns their reader on.
-_READ_WITH = (
-    (
-        ("budget.by", "budget.initial", "budget.tolerance"),
-        ("budget.target", "budget.reduction", "budget.max_accuracy_drop"),
+_READ_WITH = {
+    ("budget.by", "budget.initial", "budget.tolerance"): (
+        *("budget.target", "budget.reduction", "budget.max_accuracy_drop"),
     ),
-    (("model.distillation.weight", "model.distillation.temperature"), ("model.distillation.teacher",)),
-    (("model.early_exit.measure",), ("model.early_exit.confidence",)),
-)
+    ("model.distillation.weight", "model.distillation.temperature"): ("model.distillation.teacher",),
+    ("model.early_exit.measure",): ("model.early_exit.confidence",),
+}
 
 
 def unread_flags(line: CommandLine, config: Any) -> list[str]:
@@ -30,7 +29,7 @@ def unread_flags(line: CommandLine, config: Any) -> list[str]:
         config: what came of it and of all files, with dotted names.
     """
     lines = []
-    for flags, readers in _READ_WITH:
+    for flags, readers in _READ_WITH.items():
         if any(config.get(reader) is not None or line.value(f"--{reader}") for reader in readers):
             continue
         given = [f"--{flag}" for flag in flags if line.value(f"--{flag}") is not None]

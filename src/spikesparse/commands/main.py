@@ -178,13 +178,8 @@ def _run_limited(command: Callable[[list[str]], object], args: list[str]) -> Non
     try:
         command(args[1:])
     except argparse.ArgumentError as error:  # the parser's own: an unknown flag, a value of the wrong type
-        from spikesparse.settings.command_line import CommandLine
-        from spikesparse.settings.parts import unusable_part
         from spikesparse.settings.words import plainly
 
-        settings = CommandLine(args).without_allowed.with_checkpoint_settings().settings()
-        if (unusable := unusable_part([each for _, each in settings])) is not None:
-            raise unusable from error
         raise UserError(f"{plainly(error)} See `spikesparse {args[0]} --help`.") from error
 
 

@@ -18,6 +18,7 @@ MAX_NODES = 20_000  # counted as if every alias were written out, which is what 
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN = re.compile(r"[\w./+%=@~ -]{0,200}")
+_UNREADABLE = (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError)  # what PyYAML raises
 
 
 class NoYAML(UserError):
@@ -37,7 +38,7 @@ def load_yaml(text: str, where: str) -> Any:
     check_yaml(text, where)
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise _unreadable(where, error) from error
 
 
@@ -55,7 +56,7 @@ def load_value(text: str, where: str) -> Any:
     try:
         check_yaml(text, where)
         return loading.yaml_load(text)  # type: ignore[no-untyped-call]
-    except (NoYAML, NoValue, yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+    except _UNREADABLE as error:
         if isinstance(error, UserError) and not isinstance(error, NoYAML | NoValue):
             raise
         return text
@@ -76,16 +77,15 @@ def read_text(path: Path, where: str) -> str:
     Raises:
         UserError: if it is, or is no file of text.
     """
+    check_regular(path, where)
     try:
-        check_regular(path, where)
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise UserError(f"{where}: over {MAX_BYTES:,} bytes, which no settings need; take another file.")
+        _check_size(len(raw), "bytes", where)
         return raw.decode("utf-8")
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise _unreadable(where, error) from error
 
 
@@ -115,9 +115,8 @@ def check_yaml(text: str, where: str) -> None:
     """
     if _PLAIN.fullmatch(text):
         return
-    if len(text) > MAX_BYTES:
-        raise UserError(f"{where}: over {MAX_BYTES:,} characters, which no settings need.")
-    sizes: dict[str, int] = {}  # anchor -> nodes below it
+    _check_size(len(text), "characters", where)
+    sizes: dict[str | None, int] = {}  # anchor -> nodes below it
     opened: list[tuple[str | None, int]] = []  # the collections that are open: anchor, nodes before it
     nodes = 0
     try:
@@ -125,34 +124,37 @@ def check_yaml(text: str, where: str) -> None:
             if isinstance(event, yaml.AliasEvent):
                 if event.anchor in {anchor for anchor, _ in opened}:
                     raise UserError(f"{where}: *{event.anchor} holds itself.")
-                nodes += sizes.get(str(event.anchor), 1)
+                nodes += sizes.get(event.anchor, 1)
             elif isinstance(event, yaml.ScalarEvent):
                 nodes += 1
-                if event.anchor is not None:
-                    sizes[event.anchor] = 1
+                sizes[event.anchor] = 1
             elif isinstance(event, yaml.CollectionStartEvent):
                 opened.append((event.anchor, nodes))
                 nodes += 1
             elif isinstance(event, yaml.CollectionEndEvent):
                 anchor, before = opened.pop()
-                if anchor is not None:
-                    sizes[anchor] = nodes - before
+                sizes[anchor] = nodes - before
             if len(opened) > MAX_DEPTH:
                 raise UserError(f"{where}: nested more than {MAX_DEPTH} levels deep, which no settings need.")
             if nodes > MAX_NODES:
                 raise UserError(f"{where}: over {MAX_NODES:,} values, aliases written out, which no settings need.")
         if (root := yaml.compose(text, Loader=_Loader)) is not None:
             check_keys(root, where)
+    except UserError:
+        raise
     except (yaml.YAMLError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise _unreadable(where, error) from error
 
 
 def is_empty(text: str) -> bool:
     """Whether a YAML text, which has been checked, holds nothing but comments."""
-    nodes = [event for event in yaml.parse(text, Loader=_Loader) if isinstance(event, yaml.NodeEvent)]
-    return not nodes or (len(nodes) == 1 and isinstance(nodes[0], yaml.ScalarEvent) and nodes[0].value == "")
+    root = yaml.compose(text, Loader=_Loader)
+    return root is None or (isinstance(root, yaml.ScalarNode) and root.value == "")
+
+
+def _check_size(size: int, unit: str, where: str) -> None:
+    if size > MAX_BYTES:
+        raise UserError(f"{where}: over {MAX_BYTES:,} {unit}, which no settings need; take another file.")
 
 
 def _unreadable(where: str, error: BaseException) -> NoYAML:

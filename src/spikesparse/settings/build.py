@@ -11,9 +11,10 @@ from spikesparse.data.encoding import Encoder, make_encoder
 from spikesparse.errors import UserError
 from spikesparse.nn import SpikingNetwork
 from spikesparse.settings.build_errors import SettingsErrors
-from spikesparse.settings.class_paths import check_settings, limited_imports, moved
+from spikesparse.settings.class_paths import check_settings, limited_imports
+from spikesparse.settings.moved import moved
 from spikesparse.settings.parser import checked_parser
-from spikesparse.settings.parts import refuse_unbuilt, unusable_part
+from spikesparse.settings.parts import check_built, check_parts
 from spikesparse.settings.plain import mapping
 from spikesparse.settings.words import plainly
 
@@ -43,12 +44,13 @@ def build_run(
     settings = moved(settings)
     with checked_parser(), SettingsErrors(), limited_imports(prefixes):
         check_settings([(named, settings)])
+        check_parts([settings])
         settings["data"]["draw_seed"] = int(settings["seed_everything"])  # true and false are seeds too
         try:
             config = parser.parse_object({key: settings[key] for key in ("model", "data")})
         except ArgumentError as error:
-            raise unusable_part([settings]) or UserError(f"{named}: {plainly(error)[:300]}") from error
-        refuse_unbuilt(config)
+            raise UserError(f"{named}: {plainly(error)[:300]}") from error
+        check_built(config)
         return parser.instantiate_classes(config)
 
 
@@ -67,10 +69,8 @@ def build_network(
     parser.add_subclass_arguments(SpikingNetwork, "net")
     with checked_parser(), limited_imports():  # what the command line allows, or load_run, and no more
         check_settings([("the checkpoint's settings", {"model": {"net": net}})])
-        try:
-            config = parser.parse_object({"net": {**net, "init_args": {**net.get("init_args", {}), **filled_in}}})
-        except ArgumentError as error:
-            raise unusable_part([{"model": {"net": net}}]) or error from error
+        check_parts([{"model": {"net": net}}])
+        config = parser.parse_object({"net": {**net, "init_args": {**net.get("init_args", {}), **filled_in}}})
         built: SpikingNetwork = parser.instantiate_classes(config).net
     return built
 
@@ -86,11 +86,9 @@ def build_encoder(encoder: Any) -> Encoder:
     parser.add_argument("--data.encoder", type=Encoder | str)
     with checked_parser(), limited_imports():  # what the command line allows, or load_run, and no more
         check_settings([("the checkpoint's settings", settings)])
-        try:
-            config = parser.parse_object(settings)
-        except ArgumentError as error:
-            raise unusable_part([settings]) or error from error
-        refuse_unbuilt(config)
+        check_parts([settings])
+        config = parser.parse_object(settings)
+        check_built(config)
         return make_encoder(parser.instantiate_classes(config).data.encoder)
 
 

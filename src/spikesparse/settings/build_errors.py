@@ -14,30 +14,17 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from spikesparse.errors import UserError
 from spikesparse.settings.class_paths import let_in
 
-#: What constructors raise for their arguments. An assertion of ours would be among them; its place is named too.
+# What constructors raise for their arguments. An assertion of ours would be among them; its place is named too.
 _RAISED = (
     *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, AssertionError, OSError),
     *(ImportError, NotImplementedError, MemoryError),
 )
-
-#: A full disk, and the like: the command line has words of its own for these.
+# A full disk, and the like: the command line has words of its own for these.
 _OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-
-
-#: Of a class that several types could stand for: why it could not be built.
+# Of a class that several types could stand for: why it could not be built.
 _FIRST_OF_UNION = re.compile(
     r"Union subtypes Subtypes: .*? Errors: - (.*?)(?: - (?:Expected|Problem|Type) | Given value|$)"
 )
-
-
-def _user_error_behind(error: BaseException) -> UserError | None:
-    """The UserError that the parser has made part of its own error, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 class SettingsErrors(Callback):
@@ -60,19 +47,21 @@ class SettingsErrors(Callback):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, OSError) and error.errno in _OF_THE_PLACE:
-            return
         if self.over or isinstance(error, UserError | argparse.ArgumentError) or not isinstance(error, _RAISED):
+            return
+        if isinstance(error, OSError) and error.errno in _OF_THE_PLACE:
             return
         if any(let_in(str(frame.f_globals.get("__name__"))) for frame, _ in traceback.walk_tb(trace)):
             return
-        if (ours := _user_error_behind(error)) is not None:
-            raise ours from error
+        behind: BaseException | None = error
+        while behind is not None:  # the parser makes a UserError part of its own error
+            if isinstance(behind, UserError):
+                raise behind from error
+            behind = behind.__cause__ or behind.__context__
         last = traceback.extract_tb(trace)[-1]
         reason = " ".join(str(error).split())
-        if first := _FIRST_OF_UNION.search(reason):
-            reason = first[1]
-        reason = reason[:300] or "no more is known"
+        first = _FIRST_OF_UNION.search(reason)
+        reason = (first[1] if first else reason)[:300] or "no more is known"
         raise UserError(
             f"the settings cannot be used: {reason} ({type(error).__name__} in {Path(last.filename).name}, "
             f"{last.name}). `--print_config` shows all that is in force."

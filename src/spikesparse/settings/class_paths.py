@@ -1,20 +1,19 @@
 """What settings may import: a class path is code to run, and the settings may come from a stranger.
 
-A config file, a flag or a checkpoint names classes by import path, and importing runs code. Two checks stand before
-that: :func:`check_settings` looks at all settings before anything is parsed, and jsonargparse looks at each path, and
-at the place where what it leads to is defined: ``torch.os.system`` is ``posix.system``. ``--allow-import PREFIX`` on
-the command line, never a config or a checkpoint, lets more in.
+Two checks stand before an import: :func:`check_settings` looks at all settings before anything is parsed, and
+jsonargparse looks at each path, and at the place where what it leads to is defined: ``torch.os.system`` is
+``posix.system``. ``--allow-import PREFIX`` on the command line, never a config or a checkpoint, lets more in.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from spikesparse.errors import UserError
-from spikesparse.settings.plain import is_file
+from spikesparse.settings.plain import flat, is_file
 
 FLAG = "--allow-import"
 #: What settings may name without being asked. The rest of these packages can start processes and read pickles.
@@ -28,22 +27,11 @@ DENIED = (
     *(f"spikesparse.{wing}" for wing in ("__main__", "commands", "files", "settings")),
     *("spikesparse.runs.folder", "spikesparse.runs.load", "spikesparse.runs.peers", "torchmetrics.utilities"),
 )
-#: Where classes stood that settings of an earlier version name: a module, and where it is now.
-MOVED = {
-    f"spikesparse.{old}": f"spikesparse.{new}"
-    for old, new in {
-        **{"callbacks": "training.silent_layers", "checkpoints": "runs.checkpoints", "dashboard": "training.dashboard"},
-        **{"distillation": "training.distillation", "early_exit": "nn.early_exit", "encoding": "data.encoding"},
-        **{"lr_schedulers": "training.lr_schedulers", "module": "training.module", "predict": "training.predict"},
-        **{"progress": "training.progress", "saving": "runs.saving"},
-    }.items()
-}
-_OTHERS = (  # flags that take a class path, beside what is called class_path
-    *("model.net", "model.net.neuron", "model.penalty", "model.optimizer", "model.scheduler", "data.encoder"),
-    *("sparsity.schedule", "trainer.logger", "trainer.callbacks", "trainer.profiler"),
+# Keys that take a class path.
+_TAKES_PATH = re.compile(
+    r"(.*\.)?(class_path|help)|model\.(net|net\.neuron|penalty|optimizer|scheduler)|data\.encoder|sparsity\.schedule|"
+    r"trainer\.(logger|callbacks|profiler)(\.\d+)?"
 )
-_DENIAL = re.compile(r"Importing '([\w.]+)' is not allowed")  # in the words of jsonargparse
-
 _allowed: list[str] = []  # by --allow-import
 
 
@@ -70,12 +58,6 @@ def split_allowed(args: list[str]) -> tuple[list[str], tuple[str, ...]]:
     return rest, tuple(prefixes)
 
 
-def as_flags(args: list[str]) -> list[str]:
-    """The ``--allow-import`` flags of a command line, to hand on."""
-    prefixes = split_allowed(args)[1]
-    return [f"{FLAG}={','.join(prefixes)}"] if prefixes else []
-
-
 @contextmanager
 def limited_imports(prefixes: tuple[str, ...] = ()) -> Iterator[None]:
     """Within it, settings import nothing but :data:`ALLOWED`, ``prefixes``, and what an outer one allows.
@@ -93,7 +75,7 @@ def limited_imports(prefixes: tuple[str, ...] = ()) -> Iterator[None]:
         set_parsing_settings(import_path_denylist=deny, import_path_allowlist=[*ALLOWED, *_allowed])
         yield
     except Exception as error:
-        denied = _DENIAL.search(str(error))
+        denied = re.search(r"Importing '([\w.]+)' is not allowed", str(error))
         if denied is None or isinstance(error, UserError) or is_file(denied[1]):  # net.yaml is read as a file first
             raise
         raise _refusal(denied[1]) from error
@@ -131,52 +113,27 @@ def check_settings(sources: list[tuple[str, Any]]) -> None:
         UserError: for the first that may not be imported, naming its place.
     """
     for name, settings in sources:
-        for key, path in _paths_in(settings):
-            check_path(path, f"{name}: {key}" if key and not name.startswith(f"--{key}") else name)
-
-
-def moved(value: Any) -> Any:
-    """Settings, a flag or a text with the present class paths in place of :data:`MOVED` ones."""
-    if isinstance(value, dict):
-        return {key: moved(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [moved(inner) for inner in value]
-    if not isinstance(value, str) or "spikesparse." not in value:
-        return value
-    return re.sub(r"\bspikesparse\.\w+(?=\.)", lambda found: MOVED.get(found[0], found[0]), value)
+        for key, value in flat(settings).items():
+            if not _TAKES_PATH.fullmatch(key.rstrip("+").replace(".init_args", "")):
+                continue
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, str) and "." in path and _is_path(path) and not is_file(path):
+                    check_path(path, name if name.startswith(f"--{key}") else f"{name}: {key}")
 
 
 def _refusal(path: str, where: str = "") -> UserError:
     named = where if where.endswith(f"={path}") else f"{where}: {path}" if where else path
-    package = path.partition(".")[0]
-    known = any(allowed.startswith(package) for allowed in ALLOWED)  # then not the whole of it
+    package, _, rest = path.partition(".")
+    known = rest and any(allowed.startswith(package) for allowed in ALLOWED)  # then not the whole of it
     return UserError(
         f"{named}: not imported, since settings may be a stranger's and importing runs code. If you trust "
         f"it, add {FLAG} {path.rpartition('.')[0] if known else package}"
     )
 
 
-def _paths_in(settings: Any) -> Iterator[tuple[str, str]]:
-    """Every string that stands where an import path is meant, with its dotted key."""
-    waiting = [("", settings)]
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{key}.{name}" if key else str(name), inner) for name, inner in reversed(value.items())]
-        elif isinstance(value, list):
-            waiting += [(key, inner) for inner in reversed(value)]
-        elif isinstance(value, str) and "." in value and _is_path(value) and _takes_path(key) and not is_file(value):
-            yield key, value
-
-
-def _takes_path(key: str) -> bool:
-    plain = key.rstrip("+").replace(".init_args", "")
-    return plain.endswith(("class_path", ".help")) or plain in _OTHERS
-
-
 def _is_path(text: str) -> bool:
     return bool(text) and all(part.isidentifier() for part in text.split("."))
 
 
-def _under(path: str, prefixes: tuple[str, ...] | list[str]) -> bool:
+def _under(path: str, prefixes: Sequence[str]) -> bool:
     return any(path == prefix or path.startswith(f"{prefix}.") for prefix in prefixes)

@@ -13,7 +13,7 @@ from jsonargparse import _optionals, _paths, set_parsing_settings
 from pytorch_lightning import Trainer
 
 from spikesparse.files.safe_yaml import check_yaml, is_empty, read_text
-from spikesparse.settings.class_paths import moved
+from spikesparse.settings.moved import moved
 
 COUNTS_OR_SHARES = (
     *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),

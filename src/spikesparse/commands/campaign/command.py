@@ -32,7 +32,8 @@ from spikesparse.commands.campaign.plan import Run, read_plan
 from spikesparse.commands.campaign.rows import missing
 from spikesparse.commands.campaign.selection import Selection, select
 from spikesparse.errors import UserError
-from spikesparse.settings.class_paths import as_flags, split_allowed
+from spikesparse.settings.class_paths import split_allowed
+from spikesparse.settings.command_line import CommandLine
 
 if TYPE_CHECKING:
     from spikesparse.commands.campaign.crew import Crew
@@ -61,7 +62,7 @@ def main(args: list[str]) -> None:
     """
     at = args.index("--") if "--" in args else len(args)
     ours, allowed = split_allowed(args[:at])
-    asked, more = _parser().parse_intermixed_args(ours), [*as_flags(args[:at]), *args[at + 1 :]]
+    asked, more = _parser().parse_intermixed_args(ours), [*CommandLine(args[:at]).allow_flags, *args[at + 1 :]]
     if asked.workers < 1:
         raise UserError(f"--workers={asked.workers}: it must be 1 or more.")
     if not asked.plan:

@@ -10,7 +10,8 @@ from spikesparse.commands.campaign.lookup import all_plans, find_plan, plan_path
 from spikesparse.commands.campaign.plan import Plan, Run, read_plan, with_configs
 from spikesparse.errors import UserError, did_you_mean
 from spikesparse.files.paths import CONFIGS
-from spikesparse.settings.class_paths import FLAG, split_allowed
+from spikesparse.settings.class_paths import FLAG
+from spikesparse.settings.command_line import CommandLine
 
 ALL = "all"
 
@@ -88,7 +89,7 @@ def _check_imports(plan: Plan, path: Path, allowed: Container[str]) -> None:
     if path.resolve().parent == (CONFIGS / "campaign").resolve():
         return
     for run in plan.runs:
-        for prefix in split_allowed(list(run.arguments))[1]:
+        for prefix in CommandLine(run.arguments).allowed:
             if prefix not in allowed:
                 raise UserError(
                     f"{path}: {run.recipe}: {FLAG}={prefix}: a plan cannot allow that by itself. If you trust it, add "

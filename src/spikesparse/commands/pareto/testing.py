@@ -13,7 +13,7 @@ from spikesparse.commands.pareto.trial import LOG, run_to_log
 from spikesparse.errors import UserError
 from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import trainer_settings
-from spikesparse.settings.class_paths import as_flags
+from spikesparse.settings.command_line import CommandLine
 
 
 def test_front(study: Study, plan: Plan) -> None:
@@ -27,7 +27,12 @@ def test_front(study: Study, plan: Plan) -> None:
             continue
         checkpoint = plan.folder / trial.user_attrs["result"]["checkpoint"]
         folder = plan.folder / trial.user_attrs["folder"]
-        command = ["test", f"--ckpt_path={checkpoint}", *_as_trained(checkpoint.parents[1]), *as_flags(plan.args)]
+        command = [
+            "test",
+            f"--ckpt_path={checkpoint}",
+            *_as_trained(checkpoint.parents[1]),
+            *CommandLine(plan.args).allow_flags,
+        ]
         with FileLock(folder / "lock") as lock:
             if run_to_log(command, folder / LOG, lock):
                 raise UserError(f"--test: testing {checkpoint} failed; see {folder / LOG}.")
