@@ -20,7 +20,7 @@ from spikesparse.files.run_folder import folder_of_checkpoint, trained_precision
 from spikesparse.files.safe_yaml import load_value, load_yaml, read_yaml
 from spikesparse.settings.class_paths import FLAG, split_allowed
 from spikesparse.settings.experiments import config_file
-from spikesparse.settings.moved import moved
+from spikesparse.settings.moved import as_before, moved
 from spikesparse.settings.plain import BUDGETS, flat, is_file
 
 # Settings that change what is shown and written, and how images are fetched: no bit of the weights hangs on them.
@@ -128,7 +128,7 @@ class CommandLine:
         The same flags over an edited file differ.
         """
         files = [CONFIGS / "base.yaml", *(Path(value) for flag, value in self.flags if flag == "--config")]
-        texts = [file.read_text() for file in files if file.is_file()]
+        texts = [as_before(file.read_text()) for file in files if file.is_file()]
         texts += [file.read_text() for file in own_files("\n".join([*texts, *self.words]))]
         return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 

@@ -22,6 +22,20 @@ MOVED = {
     }.items()
 }
 
+# What base.yaml names by their present paths. Digests of settings keep the earlier ones: a run that was begun before
+# the move is still the run of its command.
+_EARLIER = {
+    "spikesparse.BestCheckpoint": "spikesparse.checkpoints.BestCheckpoint",
+    "spikesparse.EpochLines": "spikesparse.progress.EpochLines",
+}
+
+
+def as_before(text: str) -> str:
+    """The text of settings with the class paths that they had before the move, for a digest."""
+    for present, earlier in _EARLIER.items():
+        text = text.replace(present, earlier)
+    return text
+
 
 def moved(value: Any) -> Any:
     """Settings, a flag or a text with the present class paths in place of those of :data:`MOVED` modules."""
