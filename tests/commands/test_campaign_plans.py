@@ -148,7 +148,7 @@ def test_what_is_no_plan_is_refused_in_a_line_that_names_the_file(change, said, 
 
 def test_a_plan_knows_what_can_be_counted_and_measured():
     from spikesparse.nn.early_exit import MEASURES
-    from spikesparse.sparsity.budget import COUNTED
+    from spikesparse.sparsity.controllers import COUNTED
 
     assert check.MEASURES == MEASURES
     assert tuple(COUNTED) == check.COUNTED

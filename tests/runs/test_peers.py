@@ -14,6 +14,7 @@ import torch
 from refusals import refused_with
 from spikesparse.commands import main as __main__
 from spikesparse.commands.main import main
+from spikesparse.commands.table import Command
 from spikesparse.runs.peers import check_nodes, is_first_process, lost_peer
 
 PERISH = '''
@@ -181,7 +182,7 @@ def test_of_several_processes_that_ctrl_c_reaches_one_says_so(monkeypatch, capsy
         raise KeyboardInterrupt
 
     monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr(__main__, "_command", lambda name: command)
+    monkeypatch.setattr(Command, "load", lambda self: command)
     assert __main__.main(["train"]) == 130
     assert capsys.readouterr().out[: len("stopped; the same command goes on")] == said
 

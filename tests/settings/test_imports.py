@@ -16,7 +16,7 @@ from spikesparse import CIFAR10DataModule, EarlyExit, PoissonEncoder, SpikingCla
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.main import main
 from spikesparse.errors import UserError
-from spikesparse.settings.class_paths import check_path, limited_imports, split_allowed
+from spikesparse.settings.class_paths import allow_flags, check_path, limited_imports, split_allowed
 from spikesparse.settings.command_line import CommandLine
 from spikesparse.settings.moved import MOVED, moved
 
@@ -220,8 +220,8 @@ def test_limits_end_where_they_began_and_inner_ones_inherit():
 def test_flag_is_taken_in_all_its_forms_and_is_no_override():
     args = ["fit", "--allow-import", "mine", "--a=1", "--allow-import=other,third.part", "--b", "2"]
     assert split_allowed(args) == (["fit", "--a=1", "--b", "2"], ("mine", "other", "third.part"))
-    assert CommandLine(args).allow_flags == ["--allow-import=mine,other,third.part"]
-    assert CommandLine(["fit"]).allow_flags == []
+    assert allow_flags(split_allowed(args)[1]) == ["--allow-import=mine,other,third.part"]
+    assert allow_flags(()) == []
     assert CommandLine(args).run_name() == CommandLine(["fit", "--a=1", "--b", "2"]).run_name()
     for wrong in (
         ["--allow-import"],

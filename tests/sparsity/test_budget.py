@@ -18,6 +18,7 @@ from refusals import refused_with
 from spikesparse import SparsityAnnealing, SpikeBudget, load_run
 from spikesparse.commands.cli import SpikeCLI
 from spikesparse.commands.main import main
+from spikesparse.commands.quiet import quiet as quiet_libraries
 from spikesparse.commands.report.runs import read_run
 from spikesparse.commands.train import twin_args
 from spikesparse.files.paths import CONFIGS
@@ -143,7 +144,7 @@ def test_what_is_allowed_falls_along_the_ramp_from_what_was_counted():
     allowed = [budget.allowed(epoch) for epoch in range(7)]
     assert allowed[0] is None
     assert allowed[1:] == pytest.approx([16_000, 8000, 4000, 2000, 1000, 1000])
-    assert budget.weight == budget.initial
+    assert budget.weight == budget.controller.initial
 
 
 def test_a_drop_waits_for_the_accuracy_to_come_there_once():
@@ -219,7 +220,7 @@ def test_a_drop_that_was_never_kept_leaves_lambda_at_its_initial_value():
     budget = SpikeBudget(max_accuracy_drop=0.02, baseline=0.9)
     for epoch, accuracy in enumerate([0.2, 0.5, 0.87]):
         budget.move(epoch, accuracy)
-    assert budget.weight == budget.initial
+    assert budget.weight == budget.controller.initial
 
 
 BAD = {
@@ -428,7 +429,7 @@ def test_what_is_allowed_is_logged_beside_lambda_where_the_budget_is_in_force(se
     budget, logged = SpikeBudget(**settings), {}
     module = SimpleNamespace(sparsity_weight=7.0, log=lambda name, value, **how: logged.update({name: (value, how)}))
     if budget.active:
-        budget.move(0, 500.0 if budget.drop is None else 0.95)
+        budget.move(0, 500.0 if budget.baseline is None else 0.95)
     budget.on_train_epoch_start(trainer_of(budget, 1), module)
     each = {"on_step": False, "on_epoch": True}
     lambda_ = 0.0 if settings.get("start_epoch") else 0.2
@@ -469,6 +470,7 @@ def test_a_baseline_is_read_where_training_starts(tmp_path, capsys):
 
 
 def test_what_is_not_read_and_what_cannot_be_is_said_where_training_starts(capsys):
+    quiet_libraries()
     starting(SpikeBudget(target=5), SparsityAnnealing(0.5, start_value=0.25))
     assert capsys.readouterr().out == (
         "budget: it sets lambda; not read: --sparsity.start_value, --sparsity.end_value\n"

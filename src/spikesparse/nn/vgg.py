@@ -10,17 +10,15 @@ from torch import nn
 
 from spikesparse.errors import ArgumentError, UserError, choose, path_of
 from spikesparse.nn.architecture import parse_architecture
-from spikesparse.nn.fanout import Incoming
-from spikesparse.nn.initialization import INITIALIZATIONS, init_firing, init_he, mean_square_after
+from spikesparse.nn.initialization import INITIALIZATIONS
 from spikesparse.nn.layer import SpikingLayer
 from spikesparse.nn.network import READOUTS, SpikingStack
 from spikesparse.nn.neurons import LIF, SpikingNeuron
 from spikesparse.nn.pooling import POOLINGS, SpikingAvgPool2d
+from spikesparse.nn.vgg_layers import Parts, build_layers
 from spikesparse.ops.surrogate import surrogate as make_surrogate
 
 NORMS = ("batch", "none")
-
-MOST_WEIGHTS = 10**9  # 4 GB; VGG16 has 15 million
 
 
 class SpikingVGG(SpikingStack):
@@ -107,7 +105,14 @@ class SpikingVGG(SpikingStack):
 
         def lif() -> SpikingNeuron:
             return LIF(
-                *(decay, threshold, reset, detach_reset, surrogate, surrogate_slope, learn_decay, learn_threshold),
+                decay,
+                threshold,
+                reset,
+                detach_reset,
+                surrogate,
+                surrogate_slope,
+                learn_decay,
+                learn_threshold,
                 initial_potential=initial_potential,
                 learn_initial_potential=learn_initial_potential,
             )
@@ -119,62 +124,32 @@ class SpikingVGG(SpikingStack):
 
         lif()  # refuses wrong settings before any layer is drawn
         if neuron is not None:
-            # What another part of the network reads, the readout or the pooling neurons, may be set all the same.
-            read = {"decay", "threshold"} if readout == "leaky" else {"threshold"} if norm == "none" else set()
-            read |= {"surrogate", "surrogate_slope"} if pooling == "spiking_average" else set()
-            refuse_unread(
-                {
-                    **{"decay": decay, "threshold": threshold, "reset": reset, "detach_reset": detach_reset},
-                    **{"learn_decay": learn_decay, "learn_threshold": learn_threshold},
-                    **{"initial_potential": initial_potential, "learn_initial_potential": learn_initial_potential},
-                    **{"surrogate": surrogate, "surrogate_slope": surrogate_slope},
-                },
-                read,
-                check_neuron(neuron()),
+            settings = dict(
+                decay=decay,
+                threshold=threshold,
+                reset=reset,
+                detach_reset=detach_reset,
+                learn_decay=learn_decay,
+                learn_threshold=learn_threshold,
+                initial_potential=initial_potential,
+                learn_initial_potential=learn_initial_potential,
+                surrogate=surrogate,
+                surrogate_slope=surrogate_slope,
             )
-        make_neuron = neuron or lif
+            refuse_unread(settings, _read_elsewhere(readout, norm, pooling), check_neuron(neuron()))
         if not 0.0 <= dropout < 1.0:
             raise ArgumentError("dropout", dropout, "it must lie in [0, 1); 0 is no dropout.")
+        parts = Parts(norm, initialization, threshold, pooling, dropout, neuron or lif, make_pool)
         plan = parse_architecture(architecture, width)
-        incoming = Incoming(tuple(input_shape))
-        layers: dict[str, SpikingLayer] = {}
-        mean_square = 1.0  # of a normalised image
-        drawn = 0
-        for index, (kind, size) in enumerate(plan):
-            if kind == "pool":  # made with the convolution before it
-                continue
-            name = f"{kind}{1 + sum(known.startswith(kind) for known in layers)}"
-            pooled = index + 1 < len(plan) and plan[index + 1][0] == "pool"
-            if pooled and min(incoming.shape[1:]) < 2:
-                raise UserError(
-                    f"`architecture={architecture!r}`: images of {input_shape[1]}x{input_shape[2]} pixels "
-                    "are too small for so many pools (P); list fewer of them."
-                )
-            drawn += size * (9 * incoming.shape[0] if kind == "conv" else incoming.features)
-            if drawn > MOST_WEIGHTS:
-                raise UserError(
-                    f"`architecture={str(architecture)[:80]!r}`, `width={width}`: up to "
-                    f"{name} these are {drawn:,} weights; the most are {MOST_WEIGHTS:,}."
-                )
-            weights: nn.Conv2d | nn.Linear
-            if kind == "conv":
-                stride = 2 if pooled and pooling == "strided" else 1
-                weights = nn.Conv2d(incoming.shape[0], size, 3, stride=stride, padding=1, bias=False)
-            else:
-                weights = nn.Linear(incoming.features, size, bias=False)
-            if norm == "none" and initialization == "firing":
-                init_firing(weights, mean_square, threshold)
-            elif norm == "none":
-                init_he(weights)
-            mean_square = mean_square_after(pooling if pooled else None)
-            batch_norm = (nn.BatchNorm2d if kind == "conv" else nn.BatchNorm1d)(size) if norm == "batch" else None
-            pool = make_pool() if pooled else None
-            layers[name] = SpikingLayer(weights, batch_norm, make_neuron(), dropout, pool)
-            incoming = incoming.after(weights).after(pool)
-        if not layers:
-            raise UserError(f"`architecture={architecture!r}`: at least one hidden layer is needed.")
+        layers, incoming = build_layers(plan, input_shape, parts, architecture, width)
         layers["classifier"] = SpikingLayer(nn.Linear(incoming.features, num_classes, bias=classifier_bias))
         super().__init__(layers, input_shape, timesteps, readout, decay, threshold, recompute)
+
+
+def _read_elsewhere(readout: str, norm: str, pooling: str) -> set[str]:
+    """Settings of the neuron that another part of the network reads: the readout, or the pooling neurons."""
+    read = {"decay", "threshold"} if readout == "leaky" else {"threshold"} if norm == "none" else set()
+    return read | ({"surrogate", "surrogate_slope"} if pooling == "spiking_average" else set())
 
 
 def check_neuron(neuron: nn.Module) -> nn.Module:

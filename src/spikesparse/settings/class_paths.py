@@ -58,6 +58,11 @@ def split_allowed(args: list[str]) -> tuple[list[str], tuple[str, ...]]:
     return rest, tuple(prefixes)
 
 
+def allow_flags(prefixes: Sequence[str]) -> list[str]:
+    """``--allow-import`` with these prefixes, to hand on."""
+    return [f"{FLAG}={','.join(prefixes)}"] if prefixes else []
+
+
 @contextmanager
 def limited_imports(prefixes: tuple[str, ...] = ()) -> Iterator[None]:
     """Within it, settings import nothing but :data:`ALLOWED`, ``prefixes``, and what an outer one allows.

@@ -18,7 +18,7 @@ from spikesparse.files.checkpoint import CHOICES, read_checkpoint
 from spikesparse.files.paths import CONFIGS
 from spikesparse.files.run_folder import folder_of_checkpoint, trained_precision
 from spikesparse.files.safe_yaml import load_value, load_yaml, read_yaml
-from spikesparse.settings.class_paths import FLAG, split_allowed
+from spikesparse.settings.class_paths import split_allowed
 from spikesparse.settings.experiments import config_file
 from spikesparse.settings.moved import as_before, moved
 from spikesparse.settings.plain import BUDGETS, flat, is_file
@@ -80,11 +80,6 @@ class CommandLine:
             UserError: for what is no import path.
         """
         return split_allowed(list(self.words))[1]
-
-    @property
-    def allow_flags(self) -> list[str]:
-        """``--allow-import`` with these, to hand on."""
-        return [f"{FLAG}={','.join(self.allowed)}"] if self.allowed else []
 
     @cached_property
     def without_allowed(self) -> CommandLine:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,28 +11,13 @@ from pytorch_lightning import LightningModule, Trainer
 from spikesparse.errors import ArgumentError, UserError, choose
 from spikesparse.sparsity.annealing import SparsityAnnealing
 from spikesparse.sparsity.asked import check_budget, measured_of, told_by
-from spikesparse.sparsity.control import (
-    AIM,
-    FIRST_GAIN,
-    FIRST_GAIN_BY_ACCURACY,
-    LARGEST,
-    LEAST,
-    adapted,
-    moved,
-    step_by_accuracy,
-    step_by_count,
-)
+from spikesparse.sparsity.control import LARGEST, LEAST
+from spikesparse.sparsity.controllers import COUNTED, ByAccuracy, ByCount
 from spikesparse.sparsity.ramp import Ramp
 from spikesparse.sparsity.schedules import ScheduleName
 from spikesparse.sparsity.weight import SparsityWeight, in_force
 
 logger = logging.getLogger(__name__)
-
-#: What a budget is counted in -> its tag in what is measured, without the split, and its name in print.
-COUNTED = {
-    "spikes": ("efficiency/spikes_per_image", "spikes/image"),
-    "synops": ("efficiency/synops_per_image", "SynOps/image"),
-}
 
 
 class SpikeBudget(SparsityWeight):
@@ -90,32 +74,47 @@ class SpikeBudget(SparsityWeight):
             raise ArgumentError("initial", initial, f"it must lie between {LEAST} and {LARGEST:g}; it is a lambda.")
         if not 0.0 <= tolerance < 1.0:
             raise ArgumentError("tolerance", tolerance, "it must lie in [0, 1); a fraction of the target.")
-        self.target, self.by, self.drop = target, choose("count", by, COUNTED, "SpikeBudget.by"), max_accuracy_drop
-        self.reduction = reduction
-        self.initial, self.tolerance, self.ramp = initial, tolerance, Ramp(schedule, start_epoch, end_epoch)
-        self._asked_baseline = baseline
-        self.baseline = float(baseline) if isinstance(baseline, int | float) else None
-        self.weight = 0.0  # lambda in this epoch, and between two epochs in the next one
-        self._first: float | None = None  # what was counted before the ramp
-        self._error: float | None = None  # at the last move: log of counted over the aim, or the accuracy's room
-        self._gain = FIRST_GAIN if max_accuracy_drop is None else FIRST_GAIN_BY_ACCURACY
-        self._within = False  # the drop, at least once
+        by = choose("count", by, COUNTED, "SpikeBudget.by")
+        self.reduction, self._asked_baseline = reduction, baseline
+        self.ramp = Ramp(schedule, start_epoch, end_epoch)
+        self.controller: ByCount | ByAccuracy
+        if max_accuracy_drop is None:
+            self.controller = ByCount(target, by, tolerance, initial, self.ramp)
+        else:
+            known = float(baseline) if isinstance(baseline, int | float) else None
+            self.controller = ByAccuracy(max_accuracy_drop, known, by, initial, self.ramp)
+        self._choice = f"{by} {tolerance} {max_accuracy_drop} {baseline}"
         self._measured: tuple[int, float] | None = None  # epoch and value of the newest validation
 
     @property
     def active(self) -> bool:  # type: ignore[override]
         """Whether a budget is asked for."""
-        return not (self.target is None and self.drop is None and self.reduction is None)
+        return isinstance(self.controller, ByAccuracy) or self.target is not None or self.reduction is not None
+
+    @property
+    def target(self) -> float | None:
+        """What may be spent per image, where a count is kept."""
+        return self.controller.target if isinstance(self.controller, ByCount) else None
+
+    @property
+    def baseline(self) -> float | None:
+        """Accuracy that is compared with, where an accuracy is kept."""
+        return self.controller.baseline if isinstance(self.controller, ByAccuracy) else None
+
+    @property
+    def weight(self) -> float:
+        """Lambda in this epoch, and between two epochs in the next one."""
+        return self.controller.weight
 
     @property
     def chooses_by(self) -> tuple[str, str] | None:  # type: ignore[override]
         """Metric and mode of the best checkpoint: the quietest within a drop; else the most accurate."""
-        return None if self.drop is None else (f"{COUNTED[self.by][0]}/val", "min")
+        return self.controller.chooses_by
 
     @property
     def watched(self) -> str:
         """Tag of the value that is controlled."""
-        return "accuracy/val" if self.drop is not None else f"{COUNTED[self.by][0]}/val"
+        return self.controller.watched
 
     def value_at(self, epoch: int) -> float:
         """Lambda in ``epoch``, which must be the one that comes next or is under way."""
@@ -123,79 +122,31 @@ class SpikeBudget(SparsityWeight):
 
     def allowed(self, epoch: int) -> float | None:
         """What the budget allows in ``epoch``: a count per image, or an accuracy; None before the ramp starts."""
-        if self.drop is not None:
-            assert self.baseline is not None, "the baseline is known once training starts"
-            return self.baseline - self.drop
-        if self._first is None or epoch < self.ramp.start_epoch:
-            return None
-        assert self.target is not None
-        share, whole = self.ramp.share(epoch), self.target / self._first
-        if not math.isfinite(share):
-            raise UserError(f"`schedule`: it makes the share of the way {share} in epoch {epoch}.")
-        return self._first * math.pow(whole, max(0.0, min(1.0, share)))
+        return self.controller.allowed(epoch)
 
     def move(self, epoch: int, value: float) -> None:
         """Settle lambda for the epoch after ``epoch``, whose validation measured ``value``."""
-        following = epoch + 1
-        if following < self.ramp.start_epoch:
-            return
-        if self.drop is not None:
-            self._move_by_accuracy(value)
-            return
-        assert self.target is not None
-        if self._first is None:
-            self._first = max(value, self.target)
-        allowed = self.allowed(following)
-        assert allowed is not None
-        # A network that has fallen silent counts 0: far below what is allowed, but its logarithm must exist.
-        error = math.log(max(value, 1e-3 * allowed) / (AIM * allowed))
-        if self._error is None or not self.weight:
-            self.weight = self.weight or self.initial
-        else:
-            self._gain = adapted(self._gain, error, self._error)
-            self.weight = moved(self.weight, step_by_count(self._gain, error, self._error))
-        self._error = error
-
-    def _move_by_accuracy(self, accuracy: float) -> None:
-        assert self.drop is not None
-        assert self.baseline is not None
-        room = accuracy - (self.baseline - self.drop)
-        started = self.weight > 0
-        self.weight = self.weight or self.initial
-        self._within |= room >= 0
-        if started and self._within:
-            gain = adapted(self._gain, room, room if self._error is None else self._error)
-            self._gain = min(FIRST_GAIN_BY_ACCURACY, gain)
-            self.weight = moved(self.weight, self._gain * step_by_accuracy(room, self.drop))
-        self._error = room
+        if epoch + 1 >= self.ramp.start_epoch:
+            self.controller.move(epoch + 1, value)
 
     def may_choose(self, pl_module: LightningModule, epoch: int) -> bool:
         """Whether ``epoch``, just validated, keeps the budget."""
-        measured = measured_of(pl_module, self.watched)
-        if self.drop is not None:
-            assert self.baseline is not None
-            return measured >= self.baseline - self.drop - 1e-9  # of rounding
-        assert self.target is not None
-        return self.ramp.over(epoch) and measured <= self.target * (1 + self.tolerance)
+        return self.controller.keeps(epoch, measured_of(pl_module, self.watched))
 
     @property
     def choice(self) -> str:
         """What the best checkpoint is chosen among."""
         asked = self.target if self.reduction is None else f"less {self.reduction}"
-        return f"{asked} {self.by} {self.tolerance} {self.drop} {self._asked_baseline}"
+        return f"{asked} {self._choice}"
 
     @property
     def none_chosen(self) -> str:
         """What to say where no epoch kept the budget."""
-        if self.drop is not None:
-            return f"no epoch was within `max_accuracy_drop={self.drop:g}` of the baseline {self.baseline:.2%}"
-        assert self.target is not None
-        most, name = self.target * (1 + self.tolerance), COUNTED[self.by][1]
-        return f"no epoch from {self.ramp.end_epoch} (the first is 0) on spent at most {most:,.0f} {name}"
+        return self.controller.none_chosen
 
     def warning(self, max_epochs: int) -> str | None:
         """What to say of a training that ends before the target holds."""
-        if self.drop is not None or self.ramp.over(max_epochs - 1):
+        if isinstance(self.controller, ByAccuracy) or self.ramp.over(max_epochs - 1):
             return None
         return (
             f"the budget's target holds from epoch {self.ramp.end_epoch} on, but training ends after {max_epochs} "
@@ -210,11 +161,13 @@ class SpikeBudget(SparsityWeight):
         if not trainer.enable_validation:
             raise UserError("a budget goes by validation, and this training has none (`limit_val_batches=0`?).")
         data = getattr(trainer, "datamodule", None)
-        if self.reduction is not None and self.target is None:
-            assert isinstance(self._asked_baseline, str), "a reduction has a checkpoint as its baseline"
-            self.target = (1.0 - self.reduction) * told_by(self._asked_baseline, self.watched, data)
-        if self.drop is not None and self.baseline is None and isinstance(self._asked_baseline, str):
-            self.baseline = told_by(self._asked_baseline, self.watched, data)
+        asked = self._asked_baseline
+        if isinstance(self.controller, ByAccuracy):
+            if isinstance(asked, str) and self.baseline is None:
+                self.controller.baseline = told_by(asked, self.watched, data)
+        elif self.reduction is not None and self.target is None:
+            assert isinstance(asked, str), "a reduction has a checkpoint as its baseline"
+            self.controller.target = (1.0 - self.reduction) * told_by(asked, self.watched, data)
         others = [c for c in trainer.callbacks if isinstance(c, SparsityAnnealing)]  # type: ignore[attr-defined]
         unread = [name for name in ("start_value", "end_value") if any(getattr(c, name) for c in others)]
         if unread and trainer.is_global_zero:
@@ -242,43 +195,34 @@ class SpikeBudget(SparsityWeight):
         before, value = self.weight, self._measured[1]
         self.move(trainer.current_epoch, value)
         if trainer.is_global_zero:
-            print(self._line(trainer.current_epoch + 1, value, before), flush=True)
-
-    def _line(self, following: int, value: float, before: float) -> str:
-        allowed = self.allowed(following)
-        change = f"lambda {before:.3g} -> {self.weight:.3g}" if self.weight != before else f"lambda stays {before:.3g}"
-        if self.drop is not None:
-            wait = " until accuracy is there once" if self.weight == before and self.weight and not self._within else ""
-            return f"budget: val accuracy {value:.2%}, at least {allowed:.2%} allowed: {change}{wait}"
-        name = COUNTED[self.by][1]
-        if allowed is None:
-            return f"budget: {value:,.0f} {name}, {self.target:,.0f} in the end, from epoch {self.ramp.start_epoch}"
-        end = "" if self.ramp.over(following) else f" now ({self.target:,.0f} in the end)"
-        return f"budget: {value:,.0f} {name}, {allowed:,.0f} allowed{end}: {change}"
+            print(self.controller.line(trainer.current_epoch + 1, value, before), flush=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next move hangs on; nothing while it is off."""
+        """All that the next move depends on; nothing while it is off."""
         if not self.active:
             return {}
         return {
-            **{"watched": self.watched, "end_epoch": self.ramp.end_epoch, "weight": self.weight},
-            **{"first": self._first, "error": self._error, "gain": self._gain, "within": self._within},
-            **{"measured": self._measured, "baseline": (self._asked_baseline, self.baseline)},
+            "watched": self.watched,
+            "end_epoch": self.ramp.end_epoch,
+            "weight": self.weight,
+            **self.controller.state(),
+            "measured": self._measured,
+            "baseline": (self._asked_baseline, self.baseline),
             "reduced": (self.reduction, self._asked_baseline, self.target),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint stopped, towards what is asked for now."""
         self.ramp.restore(state_dict["end_epoch"])
-        self.weight = state_dict["weight"]
+        self.controller.weight = state_dict["weight"]
         if state_dict["watched"] != self.watched:  # another kind of budget: only lambda goes over
             return
-        self._first, self._error, self._gain = (state_dict[name] for name in ("first", "error", "gain"))
-        self._within = state_dict["within"]
+        self.controller.restore(state_dict)
         self._measured = None if state_dict["measured"] is None else tuple(state_dict["measured"])
         asked, known = state_dict["baseline"]
-        if asked == self._asked_baseline:  # its file may be gone
-            self.baseline = known
         *reduced, target = state_dict.get("reduced", (None, None, None))
-        if self.reduction is not None and reduced == [self.reduction, self._asked_baseline]:
-            self.target = target
+        if isinstance(self.controller, ByAccuracy):
+            if asked == self._asked_baseline:  # its file may be gone
+                self.controller.baseline = known
+        elif self.reduction is not None and reduced == [self.reduction, self._asked_baseline]:
+            self.controller.target = target

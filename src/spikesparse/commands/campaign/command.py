@@ -32,8 +32,7 @@ from spikesparse.commands.campaign.plan import Run, read_plan
 from spikesparse.commands.campaign.rows import missing
 from spikesparse.commands.campaign.selection import Selection, select
 from spikesparse.errors import UserError
-from spikesparse.settings.class_paths import split_allowed
-from spikesparse.settings.command_line import CommandLine
+from spikesparse.settings.class_paths import allow_flags, split_allowed
 
 if TYPE_CHECKING:
     from spikesparse.commands.campaign.crew import Crew
@@ -62,7 +61,7 @@ def main(args: list[str]) -> None:
     """
     at = args.index("--") if "--" in args else len(args)
     ours, allowed = split_allowed(args[:at])
-    asked, more = _parser().parse_intermixed_args(ours), [*CommandLine(args[:at]).allow_flags, *args[at + 1 :]]
+    asked, more = _parser().parse_intermixed_args(ours), [*allow_flags(allowed), *args[at + 1 :]]
     if asked.workers < 1:
         raise UserError(f"--workers={asked.workers}: it must be 1 or more.")
     if not asked.plan:

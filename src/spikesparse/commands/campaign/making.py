@@ -21,6 +21,7 @@ from spikesparse.commands.campaign.rows import add_row, correct_images, row_of, 
 from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import chosen_checkpoint
 from spikesparse.files.safe_yaml import read_yaml
+from spikesparse.settings.class_paths import allow_flags
 from spikesparse.settings.command_line import CommandLine
 
 GRACE = 20  # seconds that a run has to close its files when the time is over
@@ -154,7 +155,7 @@ def take_exits(run: Run, words: list[str], attempt: Attempt) -> dict[str, str] |
     Returns:
         What the exits came to on the validation split, and the command; None if it did not come to its end.
     """
-    trained, allowed = folder_of(words, run.seed), CommandLine(words).allow_flags
+    trained, allowed = folder_of(words, run.seed), allow_flags(CommandLine(words).allowed)
     folder = exits_folder(run, trained)
     checkpoint = folder / chosen_checkpoint(trained).relative_to(trained)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)

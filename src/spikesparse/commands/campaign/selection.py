@@ -10,8 +10,7 @@ from spikesparse.commands.campaign.lookup import all_plans, find_plan, plan_path
 from spikesparse.commands.campaign.plan import Plan, Run, read_plan, with_configs
 from spikesparse.errors import UserError, did_you_mean
 from spikesparse.files.paths import CONFIGS
-from spikesparse.settings.class_paths import FLAG
-from spikesparse.settings.command_line import CommandLine
+from spikesparse.settings.class_paths import FLAG, split_allowed
 
 ALL = "all"
 
@@ -89,7 +88,7 @@ def _check_imports(plan: Plan, path: Path, allowed: Container[str]) -> None:
     if path.resolve().parent == (CONFIGS / "campaign").resolve():
         return
     for run in plan.runs:
-        for prefix in CommandLine(run.arguments).allowed:
+        for prefix in split_allowed(list(run.arguments))[1]:
             if prefix not in allowed:
                 raise UserError(
                     f"{path}: {run.recipe}: {FLAG}={prefix}: a plan cannot allow that by itself. If you trust it, add "

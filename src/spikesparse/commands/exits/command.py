@@ -23,7 +23,7 @@ from spikesparse.runs.load import load_run
 from spikesparse.settings.build_errors import SettingsErrors
 from spikesparse.settings.class_paths import split_allowed
 from spikesparse.sparsity.asked import check_fraction, told_by
-from spikesparse.sparsity.budget import COUNTED
+from spikesparse.sparsity.controllers import COUNTED
 from spikesparse.training.memory import check_memory
 from spikesparse.training.nonfinite_guard import NonFiniteGuard
 

@@ -13,6 +13,7 @@ from spikesparse.commands.pareto.trial import LOG, run_to_log
 from spikesparse.errors import UserError
 from spikesparse.files.locks import FileLock
 from spikesparse.files.run_folder import trainer_settings
+from spikesparse.settings.class_paths import allow_flags
 from spikesparse.settings.command_line import CommandLine
 
 
@@ -31,7 +32,7 @@ def test_front(study: Study, plan: Plan) -> None:
             "test",
             f"--ckpt_path={checkpoint}",
             *_as_trained(checkpoint.parents[1]),
-            *CommandLine(plan.args).allow_flags,
+            *allow_flags(CommandLine(plan.args).allowed),
         ]
         with FileLock(folder / "lock") as lock:
             if run_to_log(command, folder / LOG, lock):
