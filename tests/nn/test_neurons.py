@@ -41,14 +41,14 @@ def test_fixed_values_stay_python_numbers(dtype):
 def test_gradients_of_learned_values_survive_a_move():
     # A gradient of another dtype than its parameter breaks optimizers.
     neuron = LIF(0.9, learn_decay=True)
-    neuron(torch.rand(4, 3)).sum().backward()
+    neuron(torch.rand(4, 3, 1)).sum().backward()
     neuron.to(torch.bfloat16)
     assert neuron.raw_decay.grad.dtype == neuron.raw_decay.dtype
 
 
 def test_rounded_learned_decay_would_give_other_spikes():
     # 0.99 * 0.99609375 + 0.0146484375 = 1.0008, but 0.9991 with the 0.98828125 that bfloat16 makes of 0.99.
-    current = torch.tensor([[0.99609375], [0.0146484375]], dtype=torch.bfloat16)
+    current = torch.tensor([[[0.99609375]], [[0.0146484375]]], dtype=torch.bfloat16)
     neuron = LIF(0.99, learn_decay=True).to(torch.bfloat16)
     assert neuron(current).flatten().tolist() == [0, 1]
 
@@ -64,7 +64,7 @@ def test_learned_values_get_gradients():
     # steps have a derivative: s' = 0.9 and 0.65. d/d decay = 0.65 * 0.9; d/d threshold = -0.9 - 0.65. Then the chain
     # rule of decay = sigmoid(raw), 0.5 * 0.5, and of threshold = exp(log), 1.
     neuron = LIF(0.5, 1.0, "soft", surrogate="triangle", learn_decay=True, learn_threshold=True)
-    neuron(torch.tensor([[0.9], [0.2]])).sum().backward()
+    neuron(torch.tensor([[[0.9]], [[0.2]]])).sum().backward()
     assert neuron.raw_decay.grad.item() == pytest.approx(0.65 * 0.9 * 0.25)
     assert neuron.log_threshold.grad.item() == pytest.approx(-0.9 - 0.65)
 
@@ -73,7 +73,7 @@ def test_learned_values_get_gradients():
 def test_a_membrane_may_start_elsewhere_than_at_rest(initial, spikes):
     # From 0: h = 0.5, 0.75, 0.875, 1. From 1: h = 1 at once, then 0.5, 0.75, 0.9375. From -0.5: 0.25, ..., 0.96875.
     neuron = LIF(0.5, 1.0, initial_potential=initial)
-    assert neuron(torch.tensor([[0.5], [0.5], [0.5], [0.5625]])).flatten().tolist() == spikes
+    assert neuron(torch.tensor([0.5, 0.5, 0.5, 0.5625]).view(4, 1, 1)).flatten().tolist() == spikes
 
 
 def test_a_learned_initial_potential_gets_its_gradient():
@@ -81,7 +81,7 @@ def test_a_learned_initial_potential_gets_its_gradient():
     # and dh1/dv0 = 0.5, dh2/dv0 = 0.25. The decay's: dh1/ddecay = 0.4, dh2/ddecay = 0.9 + 0.5 * 0.4.
     settings = {"surrogate": "triangle", "learn_decay": True, "learn_initial_potential": True, "initial_potential": 0.4}
     neuron = LIF(0.5, 1.0, "soft", **settings)
-    neuron(torch.tensor([[0.7], [0.2]])).sum().backward()
+    neuron(torch.tensor([[[0.7]], [[0.2]]])).sum().backward()
     assert neuron.learned_initial.grad.item() == pytest.approx(0.9 * 0.5 + 0.65 * 0.25)
     assert neuron.raw_decay.grad.item() == pytest.approx((0.9 * 0.4 + 0.65 * (0.9 + 0.5 * 0.4)) * 0.25)
 
@@ -123,9 +123,9 @@ def test_errors_name_the_flag_the_value_and_what_there_is(settings, words):
 
 def test_no_state_between_calls():
     neuron = LIF(1.0)
-    current = torch.full((3, 2), 0.4)  # 0.4, 0.8, 1.2: a left-over membrane would fire earlier the second time
+    current = torch.full((3, 2, 1), 0.4)  # 0.4, 0.8, 1.2: a left-over membrane would fire earlier the second time
     first, second = neuron(current), neuron(current)
-    assert first.tolist() == [[0, 0], [0, 0], [1, 1]]
+    assert first.flatten(1).tolist() == [[0, 0], [0, 0], [1, 1]]
     assert torch.equal(first, second)
 
 
@@ -139,7 +139,7 @@ def test_copies_and_state_dicts_carry_learned_values():
 
 
 def test_if_never_leaks():
-    spikes = IF(threshold=1.0)(torch.tensor([[0.25]] * 8))
+    spikes = IF(threshold=1.0)(torch.full((8, 1, 1), 0.25))
     assert spikes.flatten().tolist() == [0, 0, 0, 1, 0, 0, 0, 1]
 
 
@@ -191,3 +191,13 @@ def test_spiking_average_pool_keeps_windows_channels_and_samples_apart():
 def test_spiking_average_pool_in_half_precision(dtype):
     spikes = torch.ones(1, 1, 1, 2, 2, dtype=dtype)
     assert SpikingAvgPool2d().to(dtype)(spikes).tolist() == [[[[[1]]]]]
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 3)])
+@pytest.mark.parametrize("neuron", [LIF, IF])
+def test_a_batch_of_features_is_not_taken_for_time(neuron, shape):
+    current = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 3
+    with pytest.raises(ValueError, match=r"current must have the shape \(T, B, ...\)"):
+        neuron()(current)
+    constant = neuron()(current, timesteps=4)
+    assert torch.equal(constant, neuron()(torch.stack([current] * 4)[..., None])[..., 0])

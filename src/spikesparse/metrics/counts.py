@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from spikesparse.metrics.bill import EnergyConstants, SpikeBill
-from spikesparse.nn.tally import LayerSizes, SpikeTally
+from spikesparse.nn.tally import LayerSizes, SpikeTally, checked_tally
 
 _OVERFLOWN = -1  # counts are not negative: a sum that once was stays so
 
@@ -63,8 +63,9 @@ class SpikeCounts(Metric):
         """Add a batch, which may be empty.
 
         Raises:
-            ValueError: if it comes from a network of other layers than the batches before.
+            ValueError: if it is no tally, or comes from a network of other layers than the batches before.
         """
+        tally = checked_tally(tally)
         if not self.layout.numel():
             text = json.dumps(asdict(tally.layers)).encode()
             self.layout = torch.tensor(list(text), dtype=torch.uint8, device=tally.macs.device)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikesparse.errors import UserError, choose, path_of
+from spikesparse.errors import ArgumentError, UserError, choose, path_of
 from spikesparse.nn.contract import Contract
 from spikesparse.nn.counter import SpikeCounter
 from spikesparse.nn.fanout import Incoming
@@ -108,6 +108,8 @@ class SpikingStack(SpikingNetwork):
     ) -> None:
         super().__init__()
         self.readout = choose("readout", readout, READOUTS, "readout")
+        if not isinstance(timesteps, int) or isinstance(timesteps, bool) or timesteps < 1:
+            raise ArgumentError("timesteps", repr(timesteps), "it must be a whole number, at least 1; 4 is usual.")
         self.timesteps, self.input_shape = timesteps, tuple(input_shape)
         self.decay, self.threshold = decay, threshold
         neurons: dict[str, int] = {}
@@ -139,6 +141,10 @@ class SpikingStack(SpikingNetwork):
             raise ValueError(
                 f"this network reads (T, B, {', '.join(map(str, self.input_shape))}), or (B, ...) as a constant "
                 f"current, not {tuple(x.shape)}"
+            )
+        if not x.is_floating_point():
+            raise ArgumentError(
+                "x", x.dtype, "it must be floating-point; pixels: x.float() / 255, normalised as in training."
             )
         timesteps = x.shape[0] if x.dim() == 5 else timesteps or self.timesteps
         if x.dim() == 4:

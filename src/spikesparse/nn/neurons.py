@@ -54,7 +54,7 @@ class LIF(SpikingNeuron):
 
     Example:
         >>> import torch
-        >>> LIF(decay=0.5, threshold=1.0)(torch.tensor([[0.8], [0.8], [0.8]])).flatten()
+        >>> LIF(decay=0.5, threshold=1.0)(torch.full((3, 1, 1), 0.8)).flatten()  # (T, B, neurons)
         tensor([0., 1., 0.])
     """
 
@@ -108,6 +108,13 @@ class LIF(SpikingNeuron):
 
     def forward(self, current: Tensor, timesteps: int | None = None) -> Tensor:
         """Spikes (T, B, ...) from a current (T, B, ...), or from a constant one (B, ...) over ``timesteps``."""
+        if timesteps is None and current.dim() < 3:  # (B, features) would be taken for B steps
+            raise ArgumentError(
+                "current",
+                tuple(current.shape),
+                "it must have the shape (T, B, ...) with an axis of neurons behind the batch; a current that is the "
+                "same in every step goes in as (B, ...), with `timesteps`.",
+            )
         return neuron_scan(current, self.decay, self.threshold, self.spec, timesteps, self.initial_potential)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LIF:
@@ -136,7 +143,7 @@ class IF(LIF):
 
     Example:
         >>> import torch
-        >>> IF(threshold=1.0)(torch.full((4, 1), 0.5)).flatten()
+        >>> IF(threshold=1.0)(torch.full((4, 1, 1), 0.5)).flatten()
         tensor([0., 1., 0., 1.])
     """
 

@@ -83,6 +83,16 @@ class SpikeTally:
         """Images counted."""
         return self.spikes.shape[1]
 
+    def __repr__(self) -> str:
+        spikes, synops = (self._per_image(counts) for counts in (self.spikes, self.synops))
+        return (
+            f"SpikeTally(images={self.batch_size}, T={self.timesteps}, layers={list(self.layers.neurons)}, "
+            f"spikes/image={spikes}, SynOps/image={synops})"
+        )
+
+    def _per_image(self, counts: Tensor) -> str:
+        return "?" if counts.is_meta else f"{float(counts.detach().sum()) / max(1, self.batch_size):.1f}"
+
     def detach(self) -> SpikeTally:
         """The same counts without their graph."""
         counts = {name: getattr(self, name).detach() for name in _COUNTS}
@@ -110,3 +120,19 @@ class SpikingOutput:
     logits: Tensor
     tally: SpikeTally
     step_logits: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"SpikingOutput(logits={tuple(self.logits.shape)} {self.logits.dtype}, tally={self.tally!r})"
+
+
+def checked_tally(tally: object) -> SpikeTally:
+    """What counts are read from, if it is that.
+
+    Raises:
+        ValueError: for anything else, such as the output that has it.
+    """
+    if isinstance(tally, SpikingOutput):
+        raise ValueError("a SpikeTally is needed, not a SpikingOutput: hand on output.tally")
+    if not isinstance(tally, SpikeTally):
+        raise ValueError(f"a SpikeTally is needed, not {type(tally).__name__}: it is the tally of a SpikingOutput")
+    return tally

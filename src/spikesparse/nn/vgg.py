@@ -100,8 +100,6 @@ class SpikingVGG(SpikingStack):
             raise ArgumentError("initialization", initialization, "only `norm=none` reads it.")
         choose("pooling", pooling, POOLINGS, "pooling")
         choose("readout", readout, READOUTS, "readout")
-        if timesteps < 1:
-            raise ArgumentError("timesteps", timesteps, "it must be at least 1; 4 is usual.")
 
         def lif() -> SpikingNeuron:
             return LIF(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spikesparse.errors import ArgumentError, UserError, choose, path_of
 from spikesparse.nn.contract import Contract
-from spikesparse.nn.tally import SpikeTally
+from spikesparse.nn.tally import SpikeTally, checked_tally
 
 PENALTIES = ("spikes", "synops")
 
@@ -64,6 +64,7 @@ class SpikePenalty(Penalty):
 
     def forward(self, tally: SpikeTally) -> Tensor:
         """Penalty of a batch: a float64 scalar in [0, 1], differentiable."""
+        tally = checked_tally(tally)
         if self.by == "synops":
             counts, sizes = tally.synops[1:], list(tally.layers.synapses.values())[1:]
         else:
