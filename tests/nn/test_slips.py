@@ -39,7 +39,7 @@ def test_pixels_are_no_currents(net):
         net(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("timesteps", ["4", 0, 2.5])
+@pytest.mark.parametrize("timesteps", ["4", 0, 2.5, True])
 def test_timesteps_are_a_whole_number(timesteps):
     with pytest.raises(ValueError, match=f"timesteps must be a whole number, at least 1, not {timesteps!r}"):
         SpikingVGG("4-P", input_shape=(3, 8, 8), timesteps=timesteps)
@@ -60,6 +60,5 @@ def test_an_empty_batch_and_one_without_memory_print_too(net, output):
     assert "spikes/image=0.0" in repr(empty)
     tally = output.tally.of(torch.tensor([0]))
     unknown = type(tally)(**{**vars(tally), "spikes": tally.spikes.to("meta"), "synops": tally.synops.to("meta")})
-    assert re.fullmatch(
-        r"SpikingOutput\(.*spikes/image=\?, SynOps/image=\?\)\)", repr(SpikingOutput(output.logits, unknown))
-    )
+    printed = repr(SpikingOutput(output.logits, unknown))
+    assert re.fullmatch(r"SpikingOutput\(.*spikes/image=\?, SynOps/image=\?\)\)", printed)
