@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from spikesparse import SpikingClassifier, SpikingVGG
 from spikesparse.commands.cli import SpikeCLI
@@ -13,8 +12,10 @@ from spikesparse.settings.bolts import load_bolts
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
-# A search space is no configuration: tests/commands/test_pareto.py reads it.
-FILES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml") if p.parent.name != "search")
+# A search space and a plan are no configurations: tests/commands reads them.
+FILES = sorted(
+    str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("campaign", "search")
+)
 CUT = [
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
@@ -67,12 +68,12 @@ def test_experiments_that_change_class_state_what_the_old_class_would_leave_behi
 
 
 def test_optimizer_by_flags_is_another_than_the_config_s(cifar_like_npz):
-    sgd = yaml.safe_load((CONFIGS / "campaign/vgg9_sgd.yaml").read_text())["flags"]
     cli = SpikeCLI(
         [
             "fit",
             *("--config", str(CONFIGS / "experiment/cifar10_vgg9.yaml")),
-            *sgd,
+            *("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"),
+            *("--model.optimizer.momentum=0.9", "--model.optimizer.weight_decay=0.0005"),
             *CUT,
             "--model.net.width=0.05",
             "--model.compile=off",
