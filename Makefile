@@ -9,7 +9,7 @@ VENV ?= .venv
 ifeq ($(VENV),none)
 RUN := $(PYTHON)
 READY :=
-export PYTHONPATH := src$(if $(PYTHONPATH),:$(PYTHONPATH))
+export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready

@@ -34,8 +34,11 @@ TEMPLATE_ONLY = (
 EXAMPLE = "configs/campaign/digits_loop.yaml"
 #: Files that keep the old name with KEEP=all: what was measured under it, and its history.
 OLD_NAME = ("CITATION.cff", "CHANGELOG.md", "results/")
-#: Files that only this step needs.
-DONE = ("tools/rename.py", "tests/project/test_rename.py")
+#: What only this step needs, and runs of earlier versions, whose checkpoints name classes of the old package.
+DONE = (
+    *("tools/rename.py", "tests/project/test_rename.py"),
+    *("tests/runs/test_earlier_version.py", "tests/runs/earlier_version/"),
+)
 CHANGELOG = """# Changelog
 
 After [Keep a Changelog](https://keepachangelog.com/en/1.1.0/); versions after
@@ -181,12 +184,12 @@ def remove(file: str) -> None:
 
 def rename(name: str, files: list[str], keep: bool) -> list[str]:
     """Do it; the lines that say what was changed."""
-    gone = [file for file in files if file.startswith(TEMPLATE_ONLY) and file != EXAMPLE and not keep]
-    same = ("LICENSE", *DONE, *gone, *(OLD_NAME if keep else ()))
+    own = [file for file in files if file.startswith(TEMPLATE_ONLY) and file != EXAMPLE and not keep]
+    gone = own + [file for file in files if file.startswith(DONE)]
+    same = ("LICENSE", *gone, *(OLD_NAME if keep else ()))
     changed = [file for file in files if not file.startswith(same) and rewrite(file, name, keep)]
-    for file in (*gone, *DONE):
-        if (ROOT / file).exists():
-            remove(file)
+    for file in gone:
+        remove(file)
     git("mv", f"src/{TEMPLATE}", f"src/{name}")
     git("add", "--all")
     lines = [
@@ -201,7 +204,7 @@ def rename(name: str, files: list[str], keep: bool) -> list[str]:
         return [*lines, "kept     " + ", ".join(OLD_NAME) + f": they are {TEMPLATE}'s"]
     return [
         *lines,
-        f"removed  {len(gone)} files of {TEMPLATE}'s own results and benchmarks, and what the rest says of them: "
+        f"removed  {len(own)} files of {TEMPLATE}'s own results and benchmarks, and what the rest says of them: "
         + ", ".join(TEMPLATE_ONLY)
         + f" (but {EXAMPLE})",
         "removed  others' points in the figure of `make pareto`",
