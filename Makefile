@@ -9,7 +9,7 @@ VENV ?= .venv
 ifeq ($(VENV),none)
 RUN := $(PYTHON)
 READY :=
-export PYTHONPATH := src$(if $(PYTHONPATH),:$(PYTHONPATH))
+export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -22,8 +22,9 @@ export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 CONFIG := --config configs/experiment/$(EXPERIMENT).yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare pareto test test-slow test-all lint format types docs docs-serve crosscheck overhead peers \
-  benchmark fuzz soak campaign reproduce kill mutate tensorboard report rename clean
+.PHONY: help setup train compare pareto test test-slow test-all lint format types docs docs-serve campaign mutate \
+  tensorboard report clean
+.PHONY: crosscheck overhead peers benchmark fuzz soak reproduce kill # template only
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -66,11 +67,14 @@ test-slow: $(READY) ## the slow ones
 test-all: $(READY) ## all tests
 	$(RUN) -m pytest -m "slow or not slow" $(ARGS)
 
+CODE := src tests tools examples
+CODE += benchmarks # template only
+
 lint: $(READY) ## ruff's checks
-	$(RUN) -m ruff check src tests benchmarks tools examples $(ARGS)
+	$(RUN) -m ruff check $(CODE) $(ARGS)
 
 format: $(READY) ## format the code (CHECK=1 only looks)
-	$(RUN) -m ruff format $(if $(CHECK),--check) src tests benchmarks tools examples
+	$(RUN) -m ruff format $(if $(CHECK),--check) $(CODE)
 
 types: $(READY) ## mypy, strict
 	$(RUN) -m mypy
@@ -81,6 +85,7 @@ docs: $(READY) ## build the documentation's site in site/, warnings as errors
 docs-serve: $(READY) ## the same on http://localhost:8000, rebuilt at every change
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs serve
 
+# template only
 # Each witness gets an environment of its own: their dependencies contradict each other.
 WITNESSES := neurobench spikingjelly sinabs
 neurobench_VERSION := 2.3.0
@@ -119,16 +124,19 @@ fuzz: $(READY) ## 10,000 mutated configurations through the command line, none o
 
 soak: $(READY) ## 6,000 short epochs in one process: does memory, a file or a thread stay behind? (25 minutes)
 	$(RUN) benchmarks/soak.py --csv results/soak.csv $(ARGS)
+# end
 
 campaign: $(READY) ## run PLAN of configs/campaign, WORKERS at once, and compare; goes on if stopped (without PLAN: list them)
 	@$(RUN) -m spikesparse campaign $(PLAN) --workers=$(WORKERS) $(ARGS)
 
+# template only
 reproduce: $(READY)
 	@echo "make reproduce is now make campaign PLAN=all, or of one plan: make campaign PLAN=vgg7_iso"
 	@$(RUN) -m spikesparse campaign all --workers=$(WORKERS) $(ARGS)
 
 kill: $(READY) ## kill a run 20 times at random moments, and compare it with the one that was not (minutes)
 	@$(RUN) benchmarks/kill.py $(ARGS)
+# end
 
 mutate: $(READY) ## change FILES in one place at a time: what does no test notice? (ARGS: --minutes 30, --whole-runs, --csv FILE)
 	@$(if $(strip $(FILES)),,$(error Which files? make mutate FILES="sparsity/budget.py resume.py:120"))
@@ -138,7 +146,8 @@ tensorboard: $(READY) ## TensorBoard on all runs: pages, pictures, hyper-paramet
 	@echo "dashboard: http://localhost:6006/#custom_scalars"
 	$(RUN) -m tensorboard.main --logdir runs --samples_per_plugin images=100,scalars=10000 --port 6006 $(ARGS)
 
-rename: ## make a fresh clone your own project: NAME=my_project
+.PHONY: rename
+rename: ## make a fresh clone your own project: NAME=my_project (KEEP=all: with the template's results and benchmarks)
 	@$(PYTHON) tools/rename.py -- "$(NAME)"
 
 # All that are finished, without those that a later run of the same command set aside.

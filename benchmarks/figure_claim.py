@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from spikesparse.commands.campaign.comparison import SEEDS, Comparison, compare
-from spikesparse.commands.pareto.published import ALLRED
+from spikesparse.commands.pareto.published import RELATIVE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,7 +81,8 @@ def picture(results: Path = ROOT / "results") -> Figure:
             each.recipe: each for each in compare(line.campaign, line.twin, "spikes_per_image", results, line.seeds)
         }
         _draw_line(axes, [found[recipe] for recipe in line.recipes if recipe in found], line)
-    x, y = [100 * saved for saved, _ in ALLRED], [points for _, points in ALLRED]
+    (allred,) = RELATIVE
+    x, y = [100 * saved for saved, _ in allred.points], [points for _, points in allred.points]
     axes.plot(x, y, "*", color="#b26a00", ms=13, mfc="none", mew=1.5, label="Allred et al. 2020, “up to”")
     axes.axhline(0, color="#aab0b8", lw=1)
     axes.set(xlabel="fewer spikes than the twin [%]", ylabel="test accuracy lost [points]")

@@ -11,8 +11,8 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 #: Files whose slow tests launch processes that find each other by a port: one after the other, never two at once.
 LAUNCHES = {
-    *("test_accumulation", "test_batch_norm", "test_budget", "test_distributed", "test_faults", "test_loading"),
-    *("test_nonfinite", "test_pareto", "test_peers", "test_resume", "test_runs"),
+    *("test_accumulation", "test_batch_norm", "test_budget", "test_distributed", "test_faults", "test_kill"),
+    *("test_loading", "test_nonfinite", "test_pareto", "test_peers", "test_resume", "test_runs"),
 }
 
 

@@ -1,6 +1,6 @@
 """Makes pages that are written for reading in the repository fit for the site: a hook of mkdocs.
 
-The README is the site's first page. Files outside docs/ that pages link to, such as results/counting_overhead.csv, are
+The README is the site's first page. Files outside docs/ that pages link to, such as examples/quickstart.ipynb, are
 copied into the site's files/, so that one link serves in both places. Cross-references in docstrings become links.
 """
 

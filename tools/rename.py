@@ -1,9 +1,14 @@
-"""Make a fresh clone of the template a project of one's own: ``make rename NAME=my_project``.
+"""Make a fresh clone of the template a project of your own: ``make rename NAME=my_project``.
 
 Package folder, imports, class paths, console script, distribution, configurations, tests and pages take the new name.
-What the template measured (results/), its history (CHANGELOG.md) and its citation (CITATION.cff) keep the old one, and
-the README says where the project comes from. Last, this file, its test and its target in the Makefile go: they have
-done their work. Checkpoints trained before name classes of the old package, so rename before you train.
+What shows or measures the template itself goes: its results and the pages and pictures of them, its benchmarks and
+their tests, its published campaigns, its citation. The changelog and the version start again, and the README says
+where the project comes from. ``KEEP=all`` keeps all that, under the old name where it was measured. Last, this file,
+its test and its target in the Makefile go: they are needed once. Checkpoints trained before name classes of the old
+package, so rename before you train.
+
+In a file that stays, a comment ``template only`` at the end of a line marks that line, and on a line of its own all
+lines down to a comment ``end``.
 """
 
 from __future__ import annotations
@@ -20,15 +25,35 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = "spikesparse"
-#: Files that are about the template itself, whatever the project's name.
-KEPT = ("CITATION.cff", "CHANGELOG.md", "LICENSE", "results/")
-#: Files that only this step needs.
-DONE = ("tools/rename.py", "tests/project/test_rename.py")
+#: What shows or measures the template itself: files, and folders with all that is in them.
+TEMPLATE_ONLY = (
+    *("benchmarks/", "tests/benchmarks/", "results/", "configs/campaign/", "CITATION.cff"),
+    *("docs/results.md", "docs/claim.png", "docs/exits.png", "docs/pareto.png", "docs/quiet.png"),
+)
+#: The plan that stays of those in configs/campaign, as an example; the tests of campaigns read it.
+EXAMPLE = "configs/campaign/digits_loop.yaml"
+#: Files that keep the old name with KEEP=all: what was measured under it, and its history.
+OLD_NAME = ("CITATION.cff", "CHANGELOG.md", "results/")
+#: What only this step needs, and runs of earlier versions, whose checkpoints name classes of the old package.
+DONE = (
+    *("tools/rename.py", "tests/project/test_rename.py"),
+    *("tests/runs/test_earlier_version.py", "tests/runs/earlier_version/"),
+)
+CHANGELOG = """# Changelog
+
+After [Keep a Changelog](https://keepachangelog.com/en/1.1.0/); versions after
+[Semantic Versioning](https://semver.org/spec/v2.0.0.html).
+
+## Unreleased
+"""
 ORIGIN = (
-    f"Made from the {TEMPLATE} template ([citation](CITATION.cff)), which implements Allred, Spencer, Srinivasan and "
-    "Roy,\n*Explicitly Trained Spiking Sparsity in Spiking Neural Networks with Backpropagation*\n"
+    f"Made from the {TEMPLATE} template{{citation}}, which implements Allred, Spencer, Srinivasan and Roy,\n"
+    "*Explicitly Trained Spiking Sparsity in Spiking Neural Networks with Backpropagation*\n"
     "([arXiv 2003.01250](https://arxiv.org/abs/2003.01250)).\n"
 )
+#: A comment of Python, YAML, make or Markdown; in a row of a table, a | stands behind it.
+_MARK = re.compile(r"[ \t]*(?:# template only|<!-- template only -->)(?P<row>(?: \|)?)$")
+_END = re.compile(r"[ \t]*(?:# end|<!-- end -->)$")
 
 
 class Refusal(Exception):
@@ -90,7 +115,36 @@ def check(name: str, force: bool) -> list[str]:
     return files
 
 
-def rewrite(file: str, name: str) -> bool:
+def without_marked(text: str, keep: bool) -> str:
+    """A text without the passages that are marked, or, to keep them, without the marks.
+
+    Raises:
+        ValueError: if a passage that is marked has no end.
+    """
+    left: list[str] = []
+    inside, joins = False, False
+    for line in text.splitlines(keepends=True):
+        bare = line.rstrip("\n")
+        mark = _MARK.search(bare)
+        if inside:
+            inside = not _END.fullmatch(bare)
+            left += [line] if inside and keep else []
+            joins = not inside and not keep and left[-1:] == ["\n"]
+        elif joins and not bare:  # a blank line before the passage and one behind it: one is enough
+            joins = False
+        elif mark is None:
+            left.append(line)
+            joins = False
+        elif not bare[: mark.start()]:
+            inside = True
+        elif keep:
+            left.append(bare[: mark.start()] + mark["row"] + line[len(bare) :])
+    if inside:
+        raise ValueError("template only: there is no comment `end` behind it.")
+    return "".join(left)
+
+
+def rewrite(file: str, name: str, keep: bool) -> bool:
     """Rename inside one text file; whether that changed it."""
     path = ROOT / file
     raw = path.read_bytes()
@@ -100,31 +154,61 @@ def rewrite(file: str, name: str) -> bool:
         return False
     if "\0" in before:
         return False
-    after = before.replace(TEMPLATE, name).replace(TEMPLATE.upper(), name.upper())
+    after = before
+    if file == "CHANGELOG.md":  # only without KEEP=all, as the version's
+        after = CHANGELOG
+    elif file.endswith("files/version.py") and not keep:
+        after = re.sub(r'^__version__ = ".*"$', '__version__ = "0.1.0"', before, flags=re.MULTILINE)
+    after = without_marked(after, keep).replace(TEMPLATE, name).replace(TEMPLATE.upper(), name.upper())
     if file == "Makefile":
-        after = re.sub(r"^rename:.*\n(\t.*\n)+\n", "", after, flags=re.MULTILINE).replace(" rename ", " ")
-    elif file == "README.md":
-        lines = [line for line in after.splitlines(keepends=True) if "make rename" not in line]
-        after = lines[0] + "\n" + ORIGIN + "".join(lines[1:])
+        after = re.sub(r"^\.PHONY: rename\nrename:.*\n(\t.*\n)+\n", "", after, flags=re.MULTILINE)
+    elif file in ("README.md", "CONTRIBUTING.md"):
+        after = re.sub(r"^.*make rename.*\n", "", after, flags=re.MULTILINE)
+    if file == "README.md":
+        title, rest = after.split("\n", 1)
+        after = f"{title}\n\n{ORIGIN.format(citation=' ([citation](CITATION.cff))' if keep else '')}{rest}"
     if after != before:
         path.write_bytes(after.encode("utf-8"))
     return after != before
 
 
-def rename(name: str, files: list[str]) -> list[str]:
+def remove(file: str) -> None:
+    """Remove a file, and the folders that it leaves empty."""
+    path = ROOT / file
+    path.unlink()
+    for folder in path.parents:
+        if folder == ROOT or any(folder.iterdir()):
+            break
+        folder.rmdir()
+
+
+def rename(name: str, files: list[str], keep: bool) -> list[str]:
     """Do it; the lines that say what was changed."""
-    changed = [file for file in files if not file.startswith(KEPT) and file not in DONE and rewrite(file, name)]
+    own = [file for file in files if file.startswith(TEMPLATE_ONLY) and file != EXAMPLE and not keep]
+    gone = own + [file for file in files if file.startswith(DONE)]
+    same = ("LICENSE", *gone, *(OLD_NAME if keep else ()))
+    changed = [file for file in files if not file.startswith(same) and rewrite(file, name, keep)]
+    for file in gone:
+        remove(file)
     git("mv", f"src/{TEMPLATE}", f"src/{name}")
-    git("rm", "--quiet", "--force", "--ignore-unmatch", *DONE)
     git("add", "--all")
-    return [
+    lines = [
         f"moved    src/{TEMPLATE} to src/{name}",
         f"changed  {len(changed)} files: "
         + ", ".join(file for file in changed if "/" not in file)
         + " and in "
         + ", ".join(sorted({file.partition("/")[0] + "/" for file in changed if "/" in file})),
         "removed  " + ", ".join(DONE) + " and `make rename`",
-        "kept     " + ", ".join(KEPT) + f": they are {TEMPLATE}'s",
+    ]
+    if keep:
+        return [*lines, "kept     " + ", ".join(OLD_NAME) + f": they are {TEMPLATE}'s"]
+    return [
+        *lines,
+        f"removed  {len(own)} files of {TEMPLATE}'s own results and benchmarks, and what the rest says of them: "
+        + ", ".join(TEMPLATE_ONLY)
+        + f" (but {EXAMPLE})",
+        "removed  others' points in the figure of `make pareto`",
+        "began    CHANGELOG.md and the version, 0.1.0, anew",
     ]
 
 
@@ -133,8 +217,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="the new package, such as my_project")
     name = parser.parse_args().name
+    keep = os.environ.get("KEEP", "")
     try:
-        lines = rename(name, check(name, os.environ.get("FORCE", "") not in ("", "0")))
+        if keep not in ("", "all"):
+            raise Refusal(f"KEEP={keep}: say KEEP=all, which keeps results, benchmarks and what belongs to them.")
+        lines = rename(name, check(name, os.environ.get("FORCE", "") not in ("", "0")), keep == "all")
     except Refusal as refusal:
         print(f"make rename: {refusal}", file=sys.stderr)
         return 2
@@ -143,7 +230,8 @@ def main() -> int:
         "Next: make lint ARGS=--fix && make format    (another name sorts and fits otherwise)\n"
         "      make test\n"
         f"      git commit -am 'Made from the {TEMPLATE} template'\n"
-        "Then put your title, your description and your names into README.md, pyproject.toml and CITATION.cff."
+        "Then put your title, your description and your names into README.md, pyproject.toml and "
+        + ("CITATION.cff." if keep else "mkdocs.yml.")
     )
     return 0
 

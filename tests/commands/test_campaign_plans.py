@@ -47,21 +47,6 @@ def test_every_command_of_the_plans_is_understood(cifar_like_npz):
             OnlyParse(["fit", *words[1:], "--data.source=npz", f"--data.data_dir={cifar_like_npz}"])
 
 
-@pytest.mark.filterwarnings("ignore")  # LightningCLI's, of being called from Python
-@pytest.mark.parametrize("steps", ["eight", "sixteen"])
-def test_the_recipe_of_many_steps_is_what_its_rows_were_made_with(steps, capsys):
-    def settings(*args):
-        with pytest.raises(SystemExit):
-            main(["fit", *args, "--print_config"])
-        return yaml.safe_load(capsys.readouterr().out)
-
-    runs = read_plan(find_plan(f"vgg7_{steps}_steps")).runs
-    run = next(run for run in runs if run.recipe == "started" and run.seed == 0)
-    words = [word.replace("configs/", f"{ROOT}/configs/") for word in run.arguments[1:]]
-    recipe = settings("--config", str(ROOT / f"configs/experiment/cifar10_vgg7_{steps}_steps.yaml"))
-    assert settings(*words) == {**recipe, "seed_everything": 0}
-
-
 @pytest.mark.parametrize("recipe", [["--model.init_from={b}"], {"exits_of": "b", "target": 10}])
 def test_a_recipe_stands_below_the_one_that_it_starts_from(recipe, tmp_path):
     path = write_plan(tmp_path, config="x.yaml", seeds=[0], recipes={"a": recipe, "b": []})
@@ -196,7 +181,6 @@ def test_a_plan_lets_nothing_in_by_itself(tmp_path, capsys):
         "own: --allow-import=mine: a plan cannot allow that by itself. If you trust it, add" in capsys.readouterr().err
     )
     assert main(["campaign", str(path), "--list", "--allow-import", "other,mine"]) == 0
-    assert main(["campaign", "ideas_proxy", "--list"]) == 0  # which is shipped
 
 
 def test_a_plan_is_read_as_settings_are(tmp_path, capsys):

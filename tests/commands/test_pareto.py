@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import optuna
@@ -26,7 +25,7 @@ from spikesparse.commands.pareto import figure, testing, worker
 from spikesparse.commands.pareto.close import close
 from spikesparse.commands.pareto.front import FIGURE, FRONT, TRIALS, rows, write_tables
 from spikesparse.commands.pareto.plan import Plan, is_cifar10, make_plan
-from spikesparse.commands.pareto.published import SORBARO, SORBARO_FIRST_LAYER
+from spikesparse.commands.pareto.published import Absolute, Relative
 from spikesparse.commands.pareto.space import DEFAULT, Space, read_space
 from spikesparse.commands.pareto.study import hand_back, open_study, origin, take_up_lost_trials
 from spikesparse.commands.pareto.trial import TrialFailed
@@ -453,15 +452,13 @@ def test_a_twin_that_failed_goes_on_when_the_search_is_started_again(untrained):
     assert trained[3] == trained[0]  # the same folder, the same flags
 
 
-def test_sorbaros_first_layer_is_what_a_walk_over_its_borders_counts():
-    reached = sum(0 <= y + dy < 32 for y in range(32) for dy in (-1, 0, 1))
-    assert reached**2 * 3 * 96 == SORBARO_FIRST_LAYER
-    assert all(more[0] < less[0] and more[1] < less[1] for less, more in pairwise(SORBARO))
-
-
 @pytest.mark.parametrize("cifar10", [True, False])
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
-def test_figure_has_our_points_and_the_published_ones_where_they_belong(cifar10, monkeypatch):
+def test_figure_has_our_points_and_those_of_others_where_they_belong(cifar10, monkeypatch):
+    theirs = Relative("theirs", "red", ((0.701, 0.0), (0.733, 1.0)), "saved against a twin")
+    curve = Absolute("curve", "green", ((2179, 91.75), (44, 77.15)), 2_544_768, "on the test set", "of CIFAR-10 only")
+    monkeypatch.setattr(figure, "RELATIVE", (theirs,))
+    monkeypatch.setattr(figure, "ABSOLUTE", (curve,))
     plan = a_plan()
     table = rows(numbers(plan, [(0.9, 1e6), (0.89, 4e5), (0.7, 6e5)]), plan)
     drawn = []
@@ -469,19 +466,28 @@ def test_figure_has_our_points_and_the_published_ones_where_they_belong(cifar10,
     figure.write_figure(table, plan.folder / FIGURE, "title", cifar10)
     panels = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in drawn[0].axes]
     relative, without, whole = panels
-    allred = next(name for name in relative if "Allred" in name)
-    assert "up to" in allred
     assert relative["our accuracy-only twin"] == [[100, 90]]
-    assert relative[allred] == [pytest.approx([29.9, 90]), pytest.approx([26.7, 89])]
-    assert without[allred] == [pytest.approx([299e3, 90]), pytest.approx([267e3, 89])]
-    assert whole[allred] == [pytest.approx([306e3, 90]), pytest.approx([274e3, 89])]
+    assert relative["theirs"] == [pytest.approx([29.9, 90]), pytest.approx([26.7, 89])]
+    assert without["theirs"] == [pytest.approx([299e3, 90]), pytest.approx([267e3, 89])]
+    assert whole["theirs"] == [pytest.approx([306e3, 90]), pytest.approx([274e3, 89])]
     assert without["ours: the front"] == [pytest.approx([4e5, 89]), pytest.approx([1e6, 90])]
     assert whole["other trials"] == [pytest.approx([607e3, 70])]
-    sorbaro = [next((xy for name, xy in panel.items() if "Sorbaro" in name), None) for panel in panels]
     if cifar10:
-        assert sorbaro[1][0] == [2179e6, 91.75]
-        assert sorbaro[2][-1] == [44e6 + SORBARO_FIRST_LAYER, 77.15]
-    assert [xy is not None for xy in sorbaro] == [False, cifar10, cifar10]
+        assert without["curve"][0] == [2179e6, 91.75]
+        assert whole["curve"][-1] == [44e6 + 2_544_768, 77.15]
+    assert ["curve" in panel for panel in panels] == [False, cifar10, cifar10]
+    note = "saved against a twin\n" + ("on the test set" if cifar10 else "of CIFAR-10 only")
+    assert drawn[0].legends[0].get_title().get_text() == note
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_figure_is_drawn_where_nobody_else_s_points_are_known(monkeypatch):
+    monkeypatch.setattr(figure, "RELATIVE", ())
+    monkeypatch.setattr(figure, "ABSOLUTE", ())
+    plan = a_plan()
+    figure.write_figure(rows(numbers(plan, [(0.9, 1e6), (0.89, 4e5)]), plan), plan.folder / FIGURE, "title", True)
+    with Image.open(plan.folder / FIGURE) as image:
+        assert image.width > 1000
 
 
 @pytest.mark.parametrize(
@@ -492,13 +498,13 @@ def test_figure_has_our_points_and_the_published_ones_where_they_belong(cifar10,
         *[("digits", "cifar10", False), ("npz", "cifar10/flowers.npz", False)],
     ],
 )
-def test_which_images_sorbaros_curve_is_drawn_beside(source, data_dir, is_one):
+def test_which_images_are_cifar10s(source, data_dir, is_one):
     assert is_cifar10(source, data_dir) == is_one
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 @pytest.mark.slow
-def test_sorbaros_curve_is_drawn_beside_cifar10_alone(tiny_args, monkeypatch):
+def test_curves_of_cifar10_are_drawn_beside_cifar10_alone(tiny_args, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["spikesparse"])
     said = []
     monkeypatch.setattr(closing, "write_figure", lambda *_, cifar10: said.append(cifar10))

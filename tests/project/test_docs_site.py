@@ -74,4 +74,4 @@ def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path):
     start = (site / "index.html").read_text()
     assert "<details" in start
     assert "```" not in start
-    assert (site / "files" / "results" / "crosscheck.csv").is_file()
+    assert (site / "files" / "examples" / "quickstart.ipynb").is_file()

@@ -31,7 +31,6 @@ from spikesparse.settings.command_line import CommandLine
 from spikesparse.training.module import SpikingClassifier
 from spikesparse.training.process_state import ProcessState
 
-ROOT = Path(__file__).resolve().parents[2]
 quiet = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs is not what is tested here
 
 
@@ -620,20 +619,6 @@ def test_rows_left_out_are_those_at_the_start_of_one_pass():
 
 
 # ---- slow -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_as_the_run_that_was_not(tmp_path):
-    """The campaign of benchmarks/kill.py, shorter; of its own process, since it forks."""
-    command = [sys.executable, str(ROOT / "benchmarks/kill.py"), "--kills", "4", "--epochs", "12", "--seed", "1"]
-    ended = subprocess.run(
-        [*command, "--place", str(tmp_path / "kill"), "--out", str(tmp_path / "kill.csv")],
-        **{"capture_output": True, "text": True, "timeout": 900, "check": False},
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "differences: none" in ended.stdout
-    rows = [line for line in (tmp_path / "kill.csv").read_text().splitlines() if not line.startswith("#")]
-    assert len(rows) == 5
 
 
 @pytest.mark.slow

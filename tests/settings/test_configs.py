@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from spikesparse import SpikingClassifier, SpikingVGG
 from spikesparse.commands.cli import SpikeCLI
@@ -69,12 +68,12 @@ def test_experiments_that_change_class_state_what_the_old_class_would_leave_behi
 
 
 def test_optimizer_by_flags_is_another_than_the_config_s(cifar_like_npz):
-    sgd = yaml.safe_load((CONFIGS / "campaign/vgg9_sgd.yaml").read_text())["flags"]
     cli = SpikeCLI(
         [
             "fit",
             *("--config", str(CONFIGS / "experiment/cifar10_vgg9.yaml")),
-            *sgd,
+            *("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"),
+            *("--model.optimizer.momentum=0.9", "--model.optimizer.weight_decay=0.0005"),
             *CUT,
             "--model.net.width=0.05",
             "--model.compile=off",

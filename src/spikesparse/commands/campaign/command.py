@@ -1,10 +1,10 @@
 """Run the plan of a campaign: every recipe under each seed, and in the end the table that compares them.
 
     spikesparse campaign                             the plans there are, and how many of their rows
-    spikesparse campaign vgg7_iso --workers 2        make what has no row yet, two runs at once
+    spikesparse campaign digits_loop --workers 2     make what has no row yet, two runs at once
     spikesparse campaign my_plan.yaml --budget 8m    a plan of your own; stop after eight minutes
-    spikesparse campaign vgg7_iso/twin/0 --keep      make a run anew, and keep its row in the place of the one there was
-    spikesparse campaign vgg7_iso --table-only --metric energy_uj_per_image
+    spikesparse campaign digits_loop/twin/0 --keep   make a run anew, and keep its row in the place of the one before
+    spikesparse campaign digits_loop --table-only --metric energy_uj_per_image
 
 A run that is stopped, here or by a power cut, goes on from its last epoch the next time. Several processes may run one
 plan in one folder: each takes runs that no other is making. On a CPU, one worker for each core makes the most rows.

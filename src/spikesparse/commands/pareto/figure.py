@@ -11,11 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from spikesparse.commands.pareto.published import ALLRED, SORBARO, SORBARO_FIRST_LAYER
+from spikesparse.commands.pareto.published import ABSOLUTE, RELATIVE
 from spikesparse.files.whole_files import whole_file
 
 Row = dict[str, Any]
-_OURS, _TWIN, _FAINT, _ALLRED, _SORBARO = "#1f6feb", "#d1495b", "#b3b8c0", "#b26a00", "#3d8b5f"
+_OURS, _TWIN, _FAINT = "#1f6feb", "#d1495b", "#b3b8c0"
 _STYLE: dict[Any, Any] = {
     **{"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True},
     **{"axes.edgecolor": "#aab0b8", "axes.labelcolor": "#3a3f47", "xtick.color": "#3a3f47", "ytick.color": "#3a3f47"},
@@ -40,7 +40,7 @@ def write_figure(table: list[Row], path: Path, title: str, cifar10: bool, split:
         table: its rows.
         path: the PNG to write, whole or not at all.
         title: above it.
-        cifar10: whether the images are CIFAR-10's: only then is Sorbaro's curve drawn.
+        cifar10: whether the images are CIFAR-10's: only then are the curves that others measured on it drawn.
         split: of the accuracies in the table.
     """
     done = [row for row in table if row["state"] == "complete"]
@@ -93,9 +93,10 @@ def _operations(axes: Axes, done: list[Row], twin: Row | None, cifar10: bool, fi
         rest = with_first_layer(twin) - behind_first_layer(twin) if first_layer else 0.0
         _relative_points(axes, behind_first_layer(twin), rest, twin)
     if cifar10:
-        more = SORBARO_FIRST_LAYER if first_layer else 0
-        x, y = [1e6 * millions + more for millions, _ in SORBARO], [accuracy for _, accuracy in SORBARO]
-        axes.plot(x, y, "s-", color=_SORBARO, ms=4, lw=1.2, label="Sorbaro et al. 2020, CIFAR-10, test")
+        for curve in ABSOLUTE:
+            more = curve.first_layer if first_layer else 0
+            x, y = [1e6 * millions + more for millions, _ in curve.points], [accuracy for _, accuracy in curve.points]
+            axes.plot(x, y, "s-", color=curve.color, ms=4, lw=1.2, label=curve.label)
     low, high = axes.get_xlim()
     wide = high / low > 30  # few labels on a wide axis, some between on a narrow one
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 3.0, 5.0)))
@@ -118,25 +119,12 @@ def _points(axes: Axes, done: list[Row], x: Any) -> None:
 
 def _relative_points(axes: Axes, unit: float, rest: float, twin: Row) -> None:
     accuracy = 100 * float(twin["accuracy_val"])
-    x = [unit * (1 - saved) + rest for saved, _ in ALLRED]
-    y = [accuracy - points for _, points in ALLRED]
-    label = "Allred et al. 2020, “up to”, relative: from our twin"
-    axes.plot(x, y, "D", color=_ALLRED, mfc="none", mew=1.5, ms=7, label=label, zorder=3)
+    for theirs in RELATIVE:
+        x = [unit * (1 - saved) + rest for saved, _ in theirs.points]
+        y = [accuracy - points for _, points in theirs.points]
+        axes.plot(x, y, "D", color=theirs.color, mfc="none", mew=1.5, ms=7, label=theirs.label, zorder=3)
 
 
 def _note(cifar10: bool, twin: bool) -> str:
-    lines = []
-    if twin:
-        lines.append(
-            "Allred et al. give spikes saved against a twin, -70.1 % at the same accuracy and -73.3 % at -1 point, no "
-            "absolute figures: drawn from our twin, and for operations as if these fell as spikes do."
-        )
-    if cifar10:
-        lines.append(
-            "Sorbaro et al.: their log's front, chosen on the test set; their first layer (assumed 3x3, padding 1) is "
-            f"{SORBARO_FIRST_LAYER / 1e6:.2f}M MACs, once an image, as ours is; tenfold if each of their 10 steps "
-            "convolves."
-        )
-    else:
-        lines.append("Sorbaro et al. 2020 measured on CIFAR-10: their curve is drawn beside CIFAR-10 only.")
-    return "\n".join(lines)
+    relative = [theirs.note for theirs in RELATIVE if twin]
+    return "\n".join(relative + [curve.note if cifar10 else curve.elsewhere for curve in ABSOLUTE])
