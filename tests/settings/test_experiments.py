@@ -32,6 +32,14 @@ def test_a_file_of_that_name_wins():
     assert line.settings()[0] == ("--config=digits", {"data": {"source": "digits"}})
 
 
+def test_an_experiment_of_ones_own_in_configs_is_found_too():
+    own = Path("configs/experiment")
+    own.mkdir(parents=True)
+    for name in ("mine", "digits"):
+        (own / f"{name}.yaml").write_text("data: {source: digits}\n")
+        assert CommandLine(["fit", f"--config={name}"]).value("--config") == f"configs/experiment/{name}.yaml"
+
+
 def test_a_name_that_is_none_is_refused_with_those_that_there_are(capsys):
     with refused_with(r"--config=digit: .* Did you mean digits\? There are: .*cifar10_vgg9, digits, "):
         CommandLine(["fit", "--config=digit"]).settings()

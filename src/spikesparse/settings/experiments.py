@@ -10,8 +10,8 @@ from spikesparse.files.paths import CONFIGS
 
 
 def names() -> list[str]:
-    """Of all that there are."""
-    return sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+    """Of all that there are, in configs/experiment here and in the package."""
+    return sorted(_files())
 
 
 def config_file(value: str) -> str:
@@ -22,9 +22,15 @@ def config_file(value: str) -> str:
     """
     if not re.fullmatch(r"[\w-]+", value) or Path(value).exists():
         return value
-    if value not in names():
+    files = _files()
+    if value not in files:
         raise UserError(
-            f"--config={value}: there is no such file, and no experiment of that name.{did_you_mean(value, names())} "
-            f"There are: {', '.join(names())}."
+            f"--config={value}: there is no such file, and no experiment of that name.{did_you_mean(value, files)} "
+            f"There are: {', '.join(sorted(files))}."
         )
-    return str(CONFIGS / "experiment" / f"{value}.yaml")
+    return str(files[value])
+
+
+def _files() -> dict[str, Path]:
+    folders = (CONFIGS / "experiment", Path("configs/experiment"))  # of one name, the one here
+    return {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
