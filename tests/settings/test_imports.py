@@ -124,6 +124,9 @@ REFUSED = [
     *(
         "spikesparse.data.sources.Path",
         "spikesparse.files.locks.FileLock",
+        "spikesparse.ops.compiled.load",
+        "spikesparse.training.teacher.load_teacher",
+        "spikesparse.load_run",
         "mine.Net",
         "torchmetrics.utilities.checks.os",
     ),

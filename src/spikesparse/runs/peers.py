@@ -3,7 +3,7 @@
 Three things bring that about. A process that waits for another in gloo gets an error as soon as that one is gone:
 :func:`lost_peer` makes a sentence of it. Lightning's launcher, in the first process, looks at the processes that it
 started every five seconds, and ends all of them when one has failed. And a process that was started by another ends
-when that one is gone: :func:`watch_parent`. Between machines it is for Slurm, or torchrun's agents, to do the same.
+when that one is gone: :func:`watch_parent`. Between machines Slurm or torchrun's agents do the same.
 """
 
 from __future__ import annotations

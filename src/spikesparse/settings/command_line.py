@@ -23,7 +23,7 @@ from spikesparse.settings.experiments import config_file
 from spikesparse.settings.moved import as_before, moved
 from spikesparse.settings.plain import BUDGETS, flat, is_file
 
-# Settings that change what is shown and written, and how images are fetched: no bit of the weights hangs on them.
+# Settings that change what is shown and written, and how images are fetched: they change no bit of the weights.
 _SHOWN = (
     r"(dashboard|predictions)(\.|$)|data\.(num_workers|pin_memory|resident)$|"
     r"trainer\.(log_every_n_steps|profiler|default_root_dir|num_sanity_val_steps)(\.|$)"
@@ -230,7 +230,7 @@ class CommandLine:
         """With the settings kept in ``--ckpt_path``'s checkpoint below all that it names itself.
 
         They stand above the defaults and base.yaml, as a first ``--config``. A network is measured in the precision
-        that it was trained in, where its run folder is at hand.
+        that it was trained in, where its run folder is there.
 
         Raises:
             UserError: if the checkpoint is missing or damaged.

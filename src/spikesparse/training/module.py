@@ -65,7 +65,7 @@ class SpikingClassifier(LightningModule):
         decay_weights_only: the optimizer's weight decay holds convolutions and linear layers alone. BatchNorm's scales
             are left out then: decay makes currents smaller through them, so the network quieter.
         loss: "cross_entropy", or "squared_error": against one-hot targets, summed over classes (Lee et al. 2020 sum
-            it over the batch as well; here it is the mean, so that the learning rate does not hang on the batch).
+            it over the batch as well; here it is the mean, so that the learning rate does not depend on the batch).
         label_smoothing: of the cross-entropy.
         step_loss: share, in [0, 1], of the mean of the losses after 1, 2, ..., T steps; the rest is that after T. It
             makes early answers worth something (after Deng et al. 2022, arXiv 2202.11946, who take each step's output
@@ -74,7 +74,7 @@ class SpikingClassifier(LightningModule):
             :class:`spikesparse.SpikePenalty` by spikes.
         energy: what an accumulate and a multiply-accumulate cost, for the energy that is reported.
         distillation: learn from a trained network's logits too.
-        early_exit: when evaluation is done with an image; the default runs all T steps.
+        early_exit: when evaluation stops for an image; the default runs all T steps.
         init_from: a checkpoint whose weights to start from; nothing else of it is used.
         compile: compile the network's training pass by torch.compile in that mode; "reduce-overhead" records CUDA
             graphs. "off" is the same training without the minute that it takes, and with other masks of dropout.

@@ -110,7 +110,7 @@ def _loaders(trainer: Trainer) -> list[ResumableLoader]:
 
 
 def _batches(trainer: Trainer) -> list[list[int]]:
-    """Of each loader, what an epoch's batches hang on."""
+    """What decides an epoch's batches, for each loader."""
     return [[rows.size, rows.batch_size, rows.num_replicas] for rows in (each.sampler for each in _loaders(trainer))]
 
 

@@ -173,7 +173,7 @@ class Crew:
 
 @contextmanager
 def stopped_by_signals(limits: Limits) -> Iterator[None]:
-    """While this lasts, a signal stops the runs in peace, and Ctrl-C a second time at once.
+    """While this lasts, a signal lets the runs write their checkpoints and stop; a second Ctrl-C ends them at once.
 
     It is noted, not raised: in the midst of starting a training it would leave that behind.
 

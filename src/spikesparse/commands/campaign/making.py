@@ -213,7 +213,7 @@ def call(words: list[str], attempt: Attempt) -> bool:
 
 
 def _end(child: subprocess.Popen[bytes], limits: Limits) -> None:
-    """End a child and its own, in peace if it has the time."""
+    """End a child process and its children: by SIGTERM first, then by force."""
     os.killpg(child.pid, signal.SIGTERM)
     until = time.monotonic() + GRACE
     while child.poll() is None and time.monotonic() < until and not limits.hurry.is_set():

@@ -64,7 +64,7 @@ def _study_of(command: list[str]) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Stop once, in peace: what is under way is put away before this process ends."""
+    """Stop once: the trial under way is released before this process ends."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
