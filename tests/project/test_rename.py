@@ -283,7 +283,7 @@ def test_it_is_imported_and_run_by_its_new_name(renamed):
     assert done.stdout.strip() == str(project / "src" / NEW / "__init__.py"), done.stderr
     text = (project / "pyproject.toml").read_text()
     assert f'name = "{NEW}"' in text
-    assert f'{NEW} = "{NEW}.commands.main:entry"' in text
+    assert f'{NEW} = "{NEW}.__main__:entry"' in text
     assert f"class_path: {NEW}.SpikingVGG" in (project / "configs" / "base.yaml").read_text()
 
 
