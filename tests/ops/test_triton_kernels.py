@@ -6,6 +6,7 @@ from importlib import import_module
 import pytest
 import torch
 
+from spikesparse.files.paths import PACKAGE
 from spikesparse.ops import backends, reference
 from spikesparse.ops.fire import Normalization, fire
 from spikesparse.ops.problem import Scan, SpikeGradients, Wanted
@@ -14,7 +15,7 @@ from spikesparse.ops.surrogate import SURROGATES, surrogate
 
 triton = pytest.importorskip("triton")
 
-MODULES = [f"spikesparse.ops.triton_{part}" for part in ("kernels", "scan", "surrogates", "moments", "bits")]
+MODULES = [f"spikesparse.ops.{path.stem}" for path in sorted((PACKAGE / "ops").glob("triton_*.py"))]
 
 
 def keep_language(patch):

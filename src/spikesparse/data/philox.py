@@ -14,7 +14,8 @@ _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _MASK = 0xFFFFFFFF
 
-SHUFFLE, AUGMENT, POISSON, SPLIT = range(4)  # streams: what a draw is for
+SHUFFLE, AUGMENT, SPLIT = 0, 1, 3  # streams: what a draw is for
+POISSON = 2  #: The stream of Poisson spikes.
 
 
 def philox(key: tuple[int, int], counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:

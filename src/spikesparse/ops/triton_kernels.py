@@ -1,7 +1,8 @@
 """The scan on CUDA: kernels written in Triton, launched here. Imported when it is first used: not all have Triton.
 
 ==================  ==========================================================================================
-triton_scan         forward and backward
+triton_scan         the forward pass, and what both passes share
+triton_backward     the backward pass, phase by phase
 triton_surrogates   the surrogates' derivatives
 triton_moments      BatchNorm's statistics
 triton_bits         spikes as bits
@@ -21,9 +22,10 @@ import triton
 from torch import Tensor
 
 from spikesparse.ops.problem import Gradients, Scan, SpikeGradients, Spikes, Wanted
+from spikesparse.ops.triton_backward import backward_kernel
 from spikesparse.ops.triton_bits import pack_kernel, unpack_kernel
 from spikesparse.ops.triton_moments import merge_kernel, moments_kernel
-from spikesparse.ops.triton_scan import backward_kernel, forward_kernel
+from spikesparse.ops.triton_scan import forward_kernel
 
 # A membrane must be the same wherever it is computed, so multiply and add are never contracted.
 OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False}
