@@ -11,7 +11,9 @@ from spikesparse.settings.command_line import CommandLine
 #: Flags, and those of which one must have a value that turns their reader on.
 _READ_WITH = {
     ("budget.by", "budget.initial", "budget.tolerance"): (
-        *("budget.target", "budget.reduction", "budget.max_accuracy_drop"),
+        "budget.target",
+        "budget.reduction",
+        "budget.max_accuracy_drop",
     ),
     ("model.distillation.weight", "model.distillation.temperature"): ("model.distillation.teacher",),
     ("model.early_exit.measure",): ("model.early_exit.confidence",),

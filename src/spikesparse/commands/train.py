@@ -70,8 +70,10 @@ def train(args: list[str]) -> RunResult | None:
         return None
     # All that is said of the training is read before the test, which loads the state of the best epoch.
     about = {
-        **{"command": ["train", *args], "configs": line.config_digest()},
-        **{"epochs": _epochs_trained(trainer), "fit_seconds": round(_training_time(trainer), 1)},
+        "command": ["train", *args],
+        "configs": line.config_digest(),
+        "epochs": _epochs_trained(trainer),
+        "fit_seconds": round(_training_time(trainer), 1),
     }
     best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
     last = cli.run_folder / "checkpoints" / "last.ckpt" if cli.run_folder else None

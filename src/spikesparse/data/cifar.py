@@ -118,8 +118,16 @@ def load_pickle(path: Path) -> dict[str, Any]:
 
 
 _DAMAGED = (
-    *(pickle.UnpicklingError, ValueError, TypeError, AttributeError, LookupError, EOFError, OverflowError),
-    *(AssertionError, RuntimeError, MemoryError),
+    pickle.UnpicklingError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
 )
 
 
@@ -167,7 +175,9 @@ def _text(value: Any) -> str:
 
 _KNOWN = {
     **{f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")},
-    **{"numpy.ndarray": _NDArray, "numpy.dtype": _DType, "_codecs.encode": _encode},
+    "numpy.ndarray": _NDArray,
+    "numpy.dtype": _DType,
+    "_codecs.encode": _encode,
 }
 
 

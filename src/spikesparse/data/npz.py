@@ -20,8 +20,19 @@ _MOST_NAMES = 16 << 20  # bytes of class names
 _CHUNK = 1 << 22
 #: What zipfile, zlib and numpy raise for a file that is no npz, or has lost or changed some of its bytes.
 _DAMAGED = (
-    *(OSError, ValueError, EOFError, LookupError, TypeError, RuntimeError, NotImplementedError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error, MemoryError, RecursionError, OverflowError),
+    OSError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    NotImplementedError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    MemoryError,
+    RecursionError,
+    OverflowError,
 )
 
 Array = npt.NDArray[np.generic]

@@ -20,9 +20,22 @@ import torch
 
 #: What zipfile, pickle and torch raise for a file that is no checkpoint, or has lost or changed some of its bytes.
 DAMAGED = (
-    *(OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, OverflowError),
-    *(MemoryError, ImportError),
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    OverflowError,
+    MemoryError,
+    ImportError,
 )
 _MOST_ENTRIES = 100_000
 _MOST_PICKLE = 256 << 20  # bytes; a network of 10,000 tensors has about two million

@@ -70,10 +70,15 @@ def fire_layer(layer: Layer, x: Tensor, timesteps: int, counter: SpikeCounter) -
     pool = _pools_fused(layer, counter)
     dropped = drops(layer)
     neurons: dict[str, Any] = {
-        **{"decay": neuron.decay, "threshold": neuron.threshold, "initial": neuron.initial_potential},
-        **{"spec": neuron.spec, "timesteps": timesteps},
+        "decay": neuron.decay,
+        "threshold": neuron.threshold,
+        "initial": neuron.initial_potential,
+        "spec": neuron.spec,
+        "timesteps": timesteps,
         "normalization": None if norm is None else normalization_of(norm, layer.shares_statistics),
-        **{"pool": pool, "pack": torch.is_grad_enabled() and not dropped, "count": not counter.recording},
+        "pool": pool,
+        "pack": torch.is_grad_enabled() and not dropped,
+        "count": not counter.recording,
     }
     fired = _recomputed(layer, x, counter, neurons) if layer.recompute else None
     if fired is None:

@@ -160,8 +160,17 @@ class IF(LIF):
         learn_initial_potential: bool = False,
     ) -> None:
         super().__init__(
-            *(1.0, threshold, reset, detach_reset, surrogate, surrogate_slope, False, learn_threshold, strict),
-            *(initial_potential, learn_initial_potential),
+            1.0,
+            threshold,
+            reset,
+            detach_reset,
+            surrogate,
+            surrogate_slope,
+            False,
+            learn_threshold,
+            strict,
+            initial_potential,
+            learn_initial_potential,
         )
 
 

@@ -92,10 +92,17 @@ def _struct(scan: Scan) -> ctypes._CArgObject:
             scan.timesteps,
             *scan.y.shape,
             *(None if each is None else each.data_ptr() for each in (scan.y, scan.scale, scan.shift)),
-            *(scan.decay.item(), scan.threshold.item(), 0.0 if scan.initial is None else scan.initial.item()),
+            scan.decay.item(),
+            scan.threshold.item(),
+            0.0 if scan.initial is None else scan.initial.item(),
             spec.surrogate.slope,
-            *(scan.y.dtype == torch.bfloat16, scan.pool, spec.soft_reset, spec.detach_reset, spec.strict),
-            *(list(SURROGATES).index(spec.surrogate.name), torch.get_num_threads()),
+            scan.y.dtype == torch.bfloat16,
+            scan.pool,
+            spec.soft_reset,
+            spec.detach_reset,
+            spec.strict,
+            list(SURROGATES).index(spec.surrogate.name),
+            torch.get_num_threads(),
         )
     )
 

@@ -77,11 +77,23 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
     learns = any(ctx.needs_input_grad[4:][_NEURONS][2:])
     kept = ctx.saved_tensors  # once, as in fire.py
     of_x, of_weight, *found = _backward(
-        *(gradients[0], gradients[2], gradients[3], *kept, ctx.packed, ctx.unit, ctx.sizes, wants),
-        *(*ctx.convolution, *ctx.settings, learns),
+        gradients[0],
+        gradients[2],
+        gradients[3],
+        *kept,
+        ctx.packed,
+        ctx.unit,
+        ctx.sizes,
+        wants,
+        *ctx.convolution,
+        *ctx.settings,
+        learns,
     )
     return (
-        *(of_x if wants[0] else None, None, None, of_weight if wants[1] else None),
+        of_x if wants[0] else None,
+        None,
+        None,
+        of_weight if wants[1] else None,
         *[None] * _FIRST,
         *neuron_gradients(Neurons(*kept[2 : 2 + NEURONS]), learns, *found),
         *[None] * len(ctx.settings),

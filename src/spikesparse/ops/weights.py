@@ -61,8 +61,17 @@ def convolution_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of input, weight and bias, empty where not wanted; ``grad`` and ``x`` are channels-last."""
     of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-        *(grad.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, [len(weight)] if wants[2] else None),
-        *(settings.stride, settings.padding, settings.dilation, False, [0, 0], settings.groups, list(wants)),
+        grad.permute(0, 3, 1, 2),
+        x.permute(0, 3, 1, 2),
+        weight,
+        [len(weight)] if wants[2] else None,
+        settings.stride,
+        settings.padding,
+        settings.dilation,
+        False,
+        [0, 0],
+        settings.groups,
+        list(wants),
     )
     of_x, of_weight, of_bias = (
         each if wanted else weight.new_empty(0) for each, wanted in zip((of_x, of_weight, of_bias), wants, strict=True)

@@ -16,8 +16,17 @@ from spikesparse.settings.class_paths import let_in
 
 # What constructors raise for their arguments. An assertion of ours would be among them; its place is named too.
 _RAISED = (
-    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, AssertionError, OSError),
-    *(ImportError, NotImplementedError, MemoryError),
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    OSError,
+    ImportError,
+    NotImplementedError,
+    MemoryError,
 )
 # A full disk, and the like: the command line has words of its own for these.
 _OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -75,4 +84,10 @@ class SettingsErrors(Callback):
         """All is restored, unless it is but the sanity check before training."""
         self.over = self.over or not trainer.sanity_checking
 
-    on_test_epoch_start = on_predict_epoch_start = on_train_epoch_start
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As :meth:`on_train_epoch_start`."""
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As :meth:`on_train_epoch_start`."""
+        self.on_train_epoch_start(trainer, pl_module)

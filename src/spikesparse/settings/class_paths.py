@@ -18,22 +18,25 @@ from spikesparse.settings.plain import flat, is_file
 FLAG = "--allow-import"
 #: What settings may name without being asked. The rest of these packages can start processes and read pickles.
 ALLOWED = (
-    *(
-        "spikesparse",
-        "spikesparse.ops.surrogate",
-        "torch.nn",
-        "torch.optim",
-        "torchmetrics",
-        "pl_bolts.callbacks",
-        "pl_bolts.optimizers",
-    ),
+    "spikesparse",
+    "spikesparse.ops.surrogate",
+    "torch.nn",
+    "torch.optim",
+    "torchmetrics",
+    "pl_bolts.callbacks",
+    "pl_bolts.optimizers",
     *(f"pytorch_lightning.{name}" for name in ("accelerators", "callbacks", "loggers", "plugins", "profilers")),
-    *("pytorch_lightning.strategies", "lightning_fabric.plugins", "lightning_fabric.loggers"),
+    "pytorch_lightning.strategies",
+    "lightning_fabric.plugins",
+    "lightning_fabric.loggers",
 )
 #: What not, below that.
 DENIED = (
     *(f"spikesparse.{wing}" for wing in ("__main__", "commands", "files", "ops", "settings", "training.teacher")),
-    *("spikesparse.runs.folder", "spikesparse.runs.load", "spikesparse.runs.peers", "torchmetrics.utilities"),
+    "spikesparse.runs.folder",
+    "spikesparse.runs.load",
+    "spikesparse.runs.peers",
+    "torchmetrics.utilities",
 )
 # Keys that take a class path.
 _TAKES_PATH = re.compile(

@@ -16,8 +16,12 @@ from spikesparse.files.safe_yaml import check_yaml, is_empty, read_text
 from spikesparse.settings.moved import moved
 
 COUNTS_OR_SHARES = (
-    *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
-    *("overfit_batches", "val_check_interval"),
+    "limit_train_batches",
+    "limit_val_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "overfit_batches",
+    "val_check_interval",
 )
 
 

@@ -117,7 +117,13 @@ class NonFiniteGuard(Callback):
         if not _trains(trainer) and (trainer.world_size > 1 or bad_weight(pl_module) is not None):
             self._stop(trainer, pl_module)
 
-    on_test_start = on_predict_start = on_validation_start
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As :meth:`on_validation_start`."""
+        self.on_validation_start(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As :meth:`on_validation_start`."""
+        self.on_validation_start(trainer, pl_module)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -125,7 +131,13 @@ class NonFiniteGuard(Callback):
         """Look at the input."""
         self._note_images(_split(trainer), batch, batch_idx, pl_module)
 
-    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """As :meth:`on_validation_batch_start`."""
+        self.on_validation_batch_start(*args, **kwargs)
+
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """As :meth:`on_validation_batch_start`."""
+        self.on_validation_batch_start(*args, **kwargs)
 
     def on_validation_batch_end(
         self,
@@ -147,14 +159,26 @@ class NonFiniteGuard(Callback):
         if not _trains(trainer) and read and trainer.world_size == 1 and self._any_seen(_split(trainer)):
             self._stop(trainer, pl_module)
 
-    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """As :meth:`on_validation_batch_end`."""
+        self.on_validation_batch_end(*args, **kwargs)
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """As :meth:`on_validation_batch_end`."""
+        self.on_validation_batch_end(*args, **kwargs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the verdict."""
         if trainer.world_size > 1 or self._any_seen(_split(trainer)):
             self._stop(trainer, pl_module)
 
-    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As :meth:`on_validation_epoch_end`."""
+        self.on_validation_epoch_end(trainer, pl_module)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As :meth:`on_validation_epoch_end`."""
+        self.on_validation_epoch_end(trainer, pl_module)
 
     def _of(self, kind: str, pl_module: LightningModule) -> _First:
         return self._first.setdefault(kind, _First(pl_module.device))

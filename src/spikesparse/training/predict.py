@@ -46,7 +46,9 @@ class PredictionWriter(Callback):
         """Keep a batch's rows on the CPU."""
         self._batches.append({name: outputs[name].cpu() for name in COLUMNS})
 
-    on_test_batch_end = on_predict_batch_end
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """As :meth:`on_predict_batch_end`."""
+        self.on_predict_batch_end(*args, **kwargs)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the rows of all processes, and write them."""

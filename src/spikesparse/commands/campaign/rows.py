@@ -18,10 +18,33 @@ from spikesparse.files.safe_yaml import read_yaml
 from spikesparse.files.whole_files import replace_file
 
 COLUMNS = [
-    *("recipe", "seed", "config", "architecture", "timesteps", "steps_per_image", "encoding", "train_images"),
-    *("precision", "lambda_end", "budget", "epochs", "epoch_of_best", "accuracy_val", "accuracy_test"),
-    *("spikes_per_image", "spike_rate", "synops_per_image", "first_layer_macs", "energy_uj_per_image", "fit_minutes"),
-    *("hardware", "threads", "torch", "lightning", "commit", "command"),
+    "recipe",
+    "seed",
+    "config",
+    "architecture",
+    "timesteps",
+    "steps_per_image",
+    "encoding",
+    "train_images",
+    "precision",
+    "lambda_end",
+    "budget",
+    "epochs",
+    "epoch_of_best",
+    "accuracy_val",
+    "accuracy_test",
+    "spikes_per_image",
+    "spike_rate",
+    "synops_per_image",
+    "first_layer_macs",
+    "energy_uj_per_image",
+    "fit_minutes",
+    "hardware",
+    "threads",
+    "torch",
+    "lightning",
+    "commit",
+    "command",
 ]
 
 

@@ -17,9 +17,18 @@ from spikesparse.files.whole_files import whole_file
 Row = dict[str, Any]
 _OURS, _TWIN, _FAINT = "#1f6feb", "#d1495b", "#b3b8c0"
 _STYLE: dict[Any, Any] = {
-    **{"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True},
-    **{"axes.edgecolor": "#aab0b8", "axes.labelcolor": "#3a3f47", "xtick.color": "#3a3f47", "ytick.color": "#3a3f47"},
-    **{"axes.grid": True, "grid.color": "#e7e9ec", "axes.titlelocation": "left", "axes.titlesize": 11},
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#aab0b8",
+    "axes.labelcolor": "#3a3f47",
+    "xtick.color": "#3a3f47",
+    "ytick.color": "#3a3f47",
+    "axes.grid": True,
+    "grid.color": "#e7e9ec",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
 }
 
 

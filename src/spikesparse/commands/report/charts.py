@@ -90,7 +90,8 @@ def _curves(curve: Curve, runs: list[Drawn]) -> figure | None:
             source = _source(each, x=epochs, y=values, where=where, exact=[curve.exact(v) for v in values])
             solid = split == "val"
             chart.line(
-                *("x", "y"),
+                "x",
+                "y",
                 source=source,
                 color=each.colour,
                 width=2.2 if solid else 1.4,

@@ -98,8 +98,14 @@ def energy_share(run: Run) -> float | None:
 def origins(runs: list[Drawn]) -> tuple[list[str], list[list[Cell]]]:
     """Headings, and a row for each run: how long and on what it was trained."""
     keys = {
-        **{"epochs": "epochs", "fit_seconds": "training [s]", "hardware": "hardware", "threads": "threads"},
-        **{"spikesparse": "spikesparse", "torch": "torch", "pytorch-lightning": "Lightning", "commit": "commit"},
+        "epochs": "epochs",
+        "fit_seconds": "training [s]",
+        "hardware": "hardware",
+        "threads": "threads",
+        "spikesparse": "spikesparse",
+        "torch": "torch",
+        "pytorch-lightning": "Lightning",
+        "commit": "commit",
     }
     known = [{"epochs": each.run.config.get("trainer.max_epochs"), **each.run.bill, **each.run.result} for each in runs]
     for each, of_run in zip(runs, known, strict=True):

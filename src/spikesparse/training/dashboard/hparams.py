@@ -12,9 +12,15 @@ from spikesparse.settings.plain import flat
 
 # What people compare runs by, under short names: TensorBoard shows the first few of the alphabet.
 SHORT_NAMES = {
-    **{"net.architecture": "architecture", "data.batch_size": "batch_size", "data.encoder": "encoder"},
-    **{"data.timesteps": "timesteps", "max_epochs": "epochs", "sparsity.end_value": "lambda"},
-    **{"optimizer.lr": "learning_rate", "penalty.by": "penalty", "seed_everything": "seed"},
+    "net.architecture": "architecture",
+    "data.batch_size": "batch_size",
+    "data.encoder": "encoder",
+    "data.timesteps": "timesteps",
+    "max_epochs": "epochs",
+    "sparsity.end_value": "lambda",
+    "optimizer.lr": "learning_rate",
+    "penalty.by": "penalty",
+    "seed_everything": "seed",
 }
 # Where and how data is read, which makes no difference to what is learned.
 LEFT_OUT = ("data.data_dir", "data.num_workers", "data.pin_memory", "data.predict_on", "data.draw_seed")
