@@ -41,7 +41,7 @@ def unread_flags(line: CommandLine, config: Any) -> list[str]:
 
 TEXT = """
 What most runs need; --print_config shows every setting and what it is.
-  --config FILE                    an experiment, such as configs/experiment/digits.yaml; later ones count more
+  --config FILE                    an experiment by its name, such as digits, or a file; later ones count more
   --seed_everything N              of weights, order and augmentation
   --trainer.max_epochs N
   --data.source NAME               cifar10, cifar100, folder, npz or digits; --data.data_dir says where
