@@ -25,7 +25,7 @@ from spikesparse.files.locks import FileLock
 from spikesparse.files.whole_files import replace_file, whole_file
 from spikesparse.runs import saving
 from spikesparse.runs.identity import write_identity
-from spikesparse.runs.resume import Finished, begin_folder, folder_of_command, gone_on_from, newest
+from spikesparse.runs.resume import Finished, begin_folder, folder_of_command, checkpoint_to_resume, newest
 from spikesparse.runs.run_lock import hold, let_go
 from spikesparse.settings.command_line import CommandLine
 from spikesparse.training.module import SpikingClassifier
@@ -40,7 +40,7 @@ def folder_of(args):
 
 def prepare_folder(folder, args, fresh):
     """As a training does, but for what it trains on."""
-    found = gone_on_from(folder, CommandLine(args), fresh)
+    found = checkpoint_to_resume(folder, CommandLine(args), fresh)
     begin_folder(folder, {"ckpt_path": found}, CommandLine(args), SimpleNamespace(check=lambda: None))
     return found
 

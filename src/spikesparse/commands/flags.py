@@ -31,7 +31,7 @@ def with_flags(said: BaseException | str) -> str:
 
 
 def _flag(argument: str) -> str | None:
-    """The flag of ``argument``, ``Class.argument`` or ``argument.argument``; None for what is none."""
+    """The flag of ``argument``, ``Class.argument`` or ``argument.argument``; None if it has no flag."""
     first, _, rest = argument.partition(".")
     for owner, section, arguments in _owners():
         if first == owner and rest in arguments:

@@ -37,8 +37,8 @@ TRAINING = ("command", "configs", "epochs", "fit_seconds", "commit")  # what res
 def train(args: list[str]) -> RunResult | None:
     """Fit, test the best checkpoint, print the table and the next commands.
 
-    A run of the same command that is there already is gone on with, if it is not finished, and not made again, if it
-    is; ``--fresh`` makes it anew.
+    An unfinished run of the same command is resumed, and a finished one is not trained again; ``--fresh`` trains it
+    anew.
 
     Args:
         args: command line of ``fit``, and ``--fresh``; with ``--seeds``, one run under each, and their mean.
@@ -94,7 +94,7 @@ def train(args: list[str]) -> RunResult | None:
 
 
 def fit(args: list[str]) -> None:
-    """Lightning's ``fit``; a run of the same command that is there already is gone on with, as :func:`train` does.
+    """Lightning's ``fit``; an unfinished run of the same command is resumed, as by :func:`train`.
 
     Args:
         args: its command line, and ``--fresh``.
@@ -241,7 +241,7 @@ def _is_tested(folder: Path) -> bool:
 
 
 def _kept_result(path: Path) -> dict[str, Any]:
-    """What result.json said so far: nothing if there is none, or it is damaged, which is said."""
+    """What result.json says so far; nothing if there is none, or if it is damaged, which is printed."""
     if not path.exists():
         return {}
     try:

@@ -102,7 +102,7 @@ def check_entries(entries: list[zipfile.ZipInfo], size: int, most: int | None = 
 
 
 class _Inert:
-    """Stands for whatever a pickle names: nothing is imported and nothing is called."""
+    """Stands in for the classes that a pickle names: nothing is imported and nothing is called."""
 
     named = ""
 

@@ -43,7 +43,7 @@ def load_yaml(text: str, where: str) -> Any:
 
 
 def load_value(text: str, where: str) -> Any:
-    """What the parser makes of a flag's value: that of a YAML text, or the text itself if it is none.
+    """A flag's value as the parser reads it: the value of a YAML text, or the text itself if it is no YAML.
 
     So "{epoch}-{step}" is a file name. It is read by the parser's own rules, so that nothing is a text here and
     settings there.

@@ -1,4 +1,4 @@
-"""Going on with a run by the same command: whether it is finished, and what it goes on from."""
+"""Resuming a run by the same command: whether it is finished, and which checkpoint it resumes from."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def folder_of_command(folder: Path, line: CommandLine) -> Path:
 
 
 def settle_folder(folder: Path, config: Any, line: CommandLine, fresh: bool) -> list[Callback]:
-    """Keep a run folder for this process, and settle what its training goes on from.
+    """Lock a run folder for this process, and decide which checkpoint training resumes from.
 
     Args:
         folder: the run folder.
@@ -98,13 +98,13 @@ def settle_folder(folder: Path, config: Any, line: CommandLine, fresh: bool) -> 
         hold(folder)
     if config.get("ckpt_path"):
         return [TakenOver(folder, line)]
-    found = gone_on_from(folder, line, fresh)
+    found = checkpoint_to_resume(folder, line, fresh)
     config.ckpt_path = None if found is None else str(found)
     return []
 
 
-def gone_on_from(folder: Path, line: CommandLine, fresh: bool) -> Path | None:
-    """The checkpoint from which an unfinished run of a command goes on; None if the command begins a run.
+def checkpoint_to_resume(folder: Path, line: CommandLine, fresh: bool) -> Path | None:
+    """The checkpoint from which a command resumes its unfinished run; None if the command begins a run.
 
     Args:
         folder: the run folder.
@@ -170,7 +170,7 @@ class TakenOver(Callback):
 
 
 def newest(folder: Path) -> Place | None:
-    """The newest whole checkpoint of a run folder that a run goes on from; a damaged one is named and left out."""
+    """The newest whole checkpoint of a run folder; a damaged one is named and left out."""
     places = []
     for name in (STEP, LAST, PREVIOUS):
         path = folder / "checkpoints" / name

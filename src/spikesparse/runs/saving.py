@@ -50,7 +50,7 @@ class WholeFileIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint; whatever is asked for, none may run code."""
+        """Read a checkpoint without running code, even if the caller allows it."""
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
         return read_checkpoint(path)
@@ -73,7 +73,7 @@ class _SurvivedIO(_WrappingCheckpointIO):
 
 
 class LastCheckpoint(MovableCheckpoint):
-    """Keeps what a run goes on from.
+    """Writes the checkpoints that a run resumes from.
 
     ``last.ckpt`` is the state at the end of the last epoch, ``previous.ckpt`` at the end of the one before, in case the
     other is damaged. ``step.ckpt`` is the state within an epoch, after every so many optimizer steps without a

@@ -39,7 +39,7 @@ _FIRST_OF_UNION = re.compile(
 class SettingsErrors(Callback):
     """While settings are read and things are built from them, whatever fails becomes a :class:`UserError`.
 
-    As a callback it goes on until the first epoch begins: until then a checkpoint may fail to be restored.
+    As a callback it lasts until the first epoch begins: until then a checkpoint may fail to be restored.
 
     Code of the user's own, let in by ``--allow-import``, keeps its traceback: there it is of use.
 
@@ -81,7 +81,7 @@ class SettingsErrors(Callback):
         self.over = True
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All is restored, unless it is but the sanity check before training."""
+        """All is restored, unless this is the sanity check before training."""
         self.over = self.over or not trainer.sanity_checking
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

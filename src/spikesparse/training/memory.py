@@ -26,7 +26,7 @@ _MOST_ASSUMED = 4096  # images of a batch, where their number is not known befor
 
 
 def check_memory(command: str, net: nn.Module, data: CIFAR10DataModule, trainer: Trainer) -> None:
-    """Refuse more time steps than memory can hold, whatever else is done with it.
+    """Refuse more time steps than memory can hold.
 
     What is compared is the least that a batch takes at once, of all the memory that there is: whoever is refused could
     not have run. Who is not may still run out of it.

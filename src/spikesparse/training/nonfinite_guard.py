@@ -1,4 +1,4 @@
-"""The callback that stops a run whose numbers are no longer finite, and says where that began."""
+"""The callback that stops a run at the first NaN or infinity, and says where it came from."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class NonFiniteGuard(Callback):
         self._norms: Tensor | None = None  # of the epoch's gradients: their sum, and how many
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing has been seen yet, whatever an earlier run of the trainer met."""
+        """Forget what an earlier run of this trainer met."""
         self._first = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -148,7 +148,7 @@ class NonFiniteGuard(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Look at the loss, or whatever else comes of a batch."""
+        """Look at the loss, or the other outputs of a batch."""
         values = outputs.values() if isinstance(outputs, dict) else []
         values = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
         if values and len(batch.labels):  # a process without images has an empty batch, and no loss

@@ -56,7 +56,7 @@ class ProcessState(Callback):
         checkpoint["processes"] = states
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep them until training starts: whatever is drawn before then does not count."""
+        """Keep the states until training starts: numbers that are drawn before then do not count."""
         if trainer.state.fn != "fit":  # a checkpoint that is only tested: a training after it goes on from elsewhere
             return
         self._loaded = {"processes": checkpoint.get("processes"), "measured": checkpoint.get("measured", {})}
@@ -115,7 +115,7 @@ def _batches(trainer: Trainer) -> list[list[int]]:
 
 
 def _put_measured_back(trainer: Trainer, pl_module: LightningModule, measured: dict[str, float]) -> None:
-    """What was last validated: an epoch that ends without a validation of its own goes by it."""
+    """The values of the last validation: an epoch without a validation uses them."""
     known: Any = getattr(pl_module, "measured", None)
     if known is not None:
         known.update(measured)

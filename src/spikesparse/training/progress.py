@@ -65,7 +65,7 @@ class TrainingTime(Callback):
         return self._before + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note whether a checkpoint that is read now is gone on from, or only tested."""
+        """Note whether training resumes from the checkpoint that is read now, or only tests it."""
         self._fitting = stage == "fit"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,6 +85,6 @@ class TrainingTime(Callback):
         return {"time_elapsed": {"train": self.seconds}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the time of the sittings before, where training does."""
+        """Add to the time of the sittings before, if training resumes."""
         if self._fitting:
             self._before = float(state_dict["time_elapsed"]["train"])

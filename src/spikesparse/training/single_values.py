@@ -16,7 +16,7 @@ _REFUSED = "Expected more than 1 value per channel"  # torch's words, and ours
 
 
 def refuse_single_values(trainer: Trainer, net: nn.Module, data: CIFAR10DataModule) -> None:
-    """Refuse a training whose smallest batch some normalisation of the network cannot take.
+    """Refuse a training whose smallest batch is too small for a normalisation of the network.
 
     Only the network knows which values share a channel: it is shown an image, if there is to be a batch of one.
 

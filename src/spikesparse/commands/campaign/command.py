@@ -117,7 +117,7 @@ def _run(asked: argparse.Namespace, chosen: Selection, more: list[str]) -> None:
 
 
 def _make(todo: list[Run], planned: list[Run], asked: argparse.Namespace, chosen: Selection, more: list[str]) -> Crew:
-    """Make these runs; who did so."""
+    """Make these runs, and return the crew that did."""
     from spikesparse.commands.campaign.crew import Crew
     from spikesparse.commands.campaign.making import Limits
 
@@ -146,7 +146,7 @@ def _queue(todo: list[Run], asked: argparse.Namespace, chosen: Selection, more: 
 
 
 def those_for_here(runs: list[Run], by_name: Container[str]) -> list[Run]:
-    """Without those made for CUDA where there is none, unless their campaign was asked for by name; both are said."""
+    """Leave out runs for CUDA where there is no GPU, unless their campaign was named; print either case."""
     made_for_cuda = [run for run in runs if run.cuda]
     if not made_for_cuda:
         return runs

@@ -133,7 +133,7 @@ class Crew:
             self.queue.runs.clear()
 
     def _make(self, run: Run, lock: FileLock) -> bool:
-        """Make a row, whose lock is held; whether it came to its end in time."""
+        """Make a row, whose lock is held. Returns whether it was finished in time."""
         words, begun_at = self.queue.command(run), time.monotonic()
         begun = lock.path.with_name(f"{lock.path.name}.anew")  # of a run that was begun anew and is not at its end yet
         log = lock.path.with_name(f"{lock.path.name}.log") if self.workers > 1 else None

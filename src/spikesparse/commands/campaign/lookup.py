@@ -23,7 +23,7 @@ def find_plan(text: str) -> Path:
 
 
 def plan_path(text: str) -> Path | None:
-    """The same, None if there is none."""
+    """The file of a plan; None if there is no such plan."""
     return _find(text, "campaign")
 
 

@@ -1,4 +1,4 @@
-"""A campaign's plan: its runs, in the order in which they are to be made."""
+"""A campaign's plan: its runs, in the order in which to make them."""
 
 from __future__ import annotations
 

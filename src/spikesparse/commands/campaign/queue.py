@@ -55,7 +55,7 @@ class Queue:
             self.failed[run.name] = why
 
     def take(self) -> tuple[Run, FileLock] | None:
-        """A run that can be made and that nobody else makes, with its lock; None if there is none at present.
+        """A run that is ready and that no other process makes, with its lock; None if there is none now.
 
         Rows travel with the repository and checkpoints do not: a run whose checkpoint is needed and is not here is
         trained once more, whether or not it has its row.

@@ -17,7 +17,7 @@ ALL = "all"
 
 @dataclass
 class Selection:
-    """What is to be done of which plans.
+    """Which runs of which plans to make.
 
     Attributes:
         plans: by name.

@@ -44,7 +44,7 @@ class Plan:
     cifar10: bool
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same whenever the study goes on, as plain values."""
+        """What must be the same whenever the study is resumed, as plain values."""
         return {
             "args": CommandLine(self.args).without_allowed.without_shown(),
             "configs": CommandLine(self.args).config_digest(),

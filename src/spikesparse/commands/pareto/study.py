@@ -154,6 +154,6 @@ def hand_back(study: Study, trial: FrozenTrial) -> None:
 
 
 def origin(trial: FrozenTrial) -> int:
-    """The number of the trial that this one goes on with; its own if it is the first."""
+    """The number of the trial that this one resumes; its own number if it is the first."""
     with _experiments_are_known():
         return ([*RETRY.retry_history(trial), trial.number])[0]

@@ -1,4 +1,4 @@
-"""One training run of a trial, in a process of its own, begun or gone on with; and what it measured."""
+"""One training run of a trial, begun or resumed in its own process, and what it measured."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def origins(runs: list[Drawn]) -> tuple[list[str], list[list[Cell]]]:
 
 
 def long_origins(run: Run) -> dict[str, str]:
-    """What of a run's origin takes a line of its own: its folder, its checkpoint and the command that made it."""
+    """A run's folder, its checkpoint and the command that made it: one line each."""
     known = {**run.bill, **run.result}
     command = known.get("command")
     if isinstance(command, list):
@@ -129,7 +129,7 @@ def _or_absent(value: object) -> str:
 
 
 def headline(runs: list[Drawn]) -> str:
-    """What the runs come to, in a sentence; "" if none is finished."""
+    """The comparison of the runs in one sentence; "" if none is finished."""
     finished = [each for each in runs if None not in (SPIKES.value(each.run), ACCURACY.value(each.run))]
     if not finished:
         return ""

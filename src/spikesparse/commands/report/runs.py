@@ -1,4 +1,4 @@
-"""Run folders as a report reads them: whatever is there, and a sentence for whatever is not.
+"""Run folders as a report reads them: the values that are there, and a sentence for what is missing.
 
 What a folder holds may come from somebody else: it is read as plain data, and a value of another type than expected
 counts as missing.
