@@ -25,7 +25,7 @@ from spikesparse.files.locks import FileLock
 from spikesparse.files.whole_files import replace_file, whole_file
 from spikesparse.runs import saving
 from spikesparse.runs.identity import write_identity
-from spikesparse.runs.resume import Finished, begin_folder, folder_of_command, checkpoint_to_resume, newest
+from spikesparse.runs.resume import Finished, begin_folder, checkpoint_to_resume, folder_of_command, newest
 from spikesparse.runs.run_lock import hold, let_go
 from spikesparse.settings.command_line import CommandLine
 from spikesparse.training.module import SpikingClassifier
