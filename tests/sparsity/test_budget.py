@@ -17,6 +17,7 @@ import yaml
 from refusals import refused_with
 from spikesparse import SparsityAnnealing, SpikeBudget, load_run
 from spikesparse.commands.cli import SpikeCLI
+from spikesparse.commands.flags import with_flags
 from spikesparse.commands.main import main
 from spikesparse.commands.quiet import quiet as quiet_libraries
 from spikesparse.commands.report.runs import read_run
@@ -240,6 +241,35 @@ BAD = {
     ("target=5", "initial=0"): ["--budget.initial=0", "0.01 and 100"],
     ("target=5", "tolerance=-1"): ["--budget.tolerance=-1"],
 }
+
+
+def value_of(text):
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        return float(text) if text == "nan" else text
+
+
+@pytest.mark.parametrize("flags", [flags for flags in BAD if "baseline=none.ckpt" not in flags], ids=" ".join)
+def test_the_class_refuses_a_bad_value(flags):
+    settings = {name: value_of(text) for name, _, text in (flag.partition("=") for flag in flags)}
+    with refused_with("") as refused:
+        SpikeBudget(**settings)
+    for word in BAD[flags]:
+        assert word in with_flags(refused.value)
+
+
+def test_the_ends_of_what_is_allowed_are_allowed():
+    for settings in ({"initial": 0.01}, {"initial": 100.0}, {"tolerance": 0.0}, {"tolerance": 0.99}):
+        assert SpikeBudget(target=5, **settings).active
+    for drop in (0.0, 0.99):
+        assert SpikeBudget(max_accuracy_drop=drop, baseline=1.0).allowed(0) == 1.0 - drop
+    for settings in ({"initial": 100.1}, {"tolerance": 1.0}, {"target": float("inf")}):
+        with refused_with(f"--budget.{next(iter(settings))}="):
+            SpikeBudget(**{"target": 5, **settings})
+    for settings in ({"max_accuracy_drop": 1.0, "baseline": 0.9}, {"max_accuracy_drop": 0.1, "baseline": 1.01}):
+        with refused_with("--budget"):
+            SpikeBudget(**settings)
 
 
 @quiet

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from refusals import refused_with
 from spikesparse.commands.flags import with_flags
 from spikesparse.errors import UserError
 from spikesparse.nn import LayerSizes, SpikeTally, SpikingVGG
@@ -285,3 +286,11 @@ def test_without_settings_it_trains_for_accuracy_alone():
 
 def test_a_twin_without_penalty_needs_no_ramp():
     SparsityAnnealing(0.0, end_epoch=4).on_fit_start(SimpleNamespace(max_epochs=2), None)
+
+
+@pytest.mark.parametrize("share", [-1.0, math.inf, math.nan])
+def test_a_schedule_that_makes_no_lambda_is_refused(share):
+    annealing = set_up(SparsityAnnealing(0.5, schedule=lambda progress: share, end_epoch=4), 8)
+    with refused_with(r"--sparsity.schedule: it makes lambda .* in epoch 2 \(progress 0.5\)"):
+        annealing.value_at(2)
+    assert annealing.value_at(4) == 0.5
