@@ -186,7 +186,7 @@ class SpikeCounter:
 
     @property
     def device(self) -> torch.device:
-        """Where is counted."""
+        """The device of the counts."""
         return self._nothing.device
 
     @property

@@ -1,4 +1,4 @@
-"""Early exit: an image is done as soon as the network is sure of it, and the steps that remain are not spent."""
+"""Early exit: once the network is confident of an image, the remaining time steps are skipped."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from spikesparse.ops.weights import Convolution, spike_conv2d, spike_linear
 
 
 class Layer(Protocol):
-    """What is read of a :class:`spikesparse.SpikingLayer`."""
+    """The attributes of a :class:`spikesparse.SpikingLayer` that this module reads."""
 
     recompute: bool
     shares_statistics: bool
@@ -55,7 +55,7 @@ def why_not_fused(layer: Layer) -> str | None:
 
 
 def drops(layer: Layer) -> bool:
-    """Whether its dropout is on: it may be so in a network that is evaluated (Gal & Ghahramani 2016)."""
+    """Whether its dropout is on; it can be on in evaluation, too (Gal & Ghahramani 2016)."""
     return layer.dropout is not None and layer.dropout.training
 
 
@@ -148,7 +148,7 @@ def _packed(weights: nn.Conv2d | nn.Linear, x: Tensor, counter: SpikeCounter) ->
 
 
 def _is_plain(weights: nn.Module) -> bool:
-    """Whether its forward is torch's own, on its weight, and nothing has to be shown what passes it."""
+    """Whether its forward is torch's own, on its weight, and it has no hooks."""
     return parametrize.type_before_parametrizations(weights) in (nn.Conv2d, nn.Linear) and not hooked(weights)
 
 
@@ -190,6 +190,6 @@ def _settings(conv: nn.Conv2d) -> Convolution:
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """What a convolution computes in: autocast's dtype, if it is on."""
+    """The dtype in which a convolution computes: autocast's, if it is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

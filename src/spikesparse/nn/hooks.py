@@ -1,4 +1,4 @@
-"""What others hang on a module: hooks, which are shown what passes it and may put something else in its place."""
+"""Hooks of a module: they see its inputs and outputs and may replace them."""
 
 from __future__ import annotations
 

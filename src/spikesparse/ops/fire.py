@@ -21,7 +21,7 @@ from spikesparse.ops.spec import NeuronSpec, spec_of
 
 @dataclass(frozen=True)
 class Normalization:
-    """What is done to the weights' output in each channel.
+    """The normalisation of the weights' output in each channel.
 
     Attributes:
         scale: (C,).
@@ -147,7 +147,7 @@ def fire_arguments(
 def neuron_gradients(
     neurons: Neurons, learns: bool, of_channels: Tensor, of_learned: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """What the backward operator found, as gradients of :class:`Neurons`; None where nothing is to be learned."""
+    """The backward operator's results as gradients of :class:`Neurons`; None for what is not learned."""
     return (
         *(of_channels if neurons.scale is not None else (None, None)),
         *(of_learned[:2] if learns else (None, None)),

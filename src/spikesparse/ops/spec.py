@@ -29,9 +29,9 @@ class NeuronSpec:
     key: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # What prints alike may differ: a class of one's own may have attributes that its repr does not show, and two
-        # classes one name. So only built-in surrogates are known by what they print, in every process the same, which
-        # torch.compile's caches want; any other by a number.
+        # A custom class may have attributes that its repr does not show, and two classes may share a name. So only
+        # built-in surrogates have their repr as key, which is the same in every process, as torch.compile's caches
+        # need; any other surrogate has a number.
         own = f"{type(self.surrogate).__qualname__} #{next(_NUMBERS)}"
         key = repr(self) if is_built_in(self.surrogate) else own
         object.__setattr__(self, "key", key)

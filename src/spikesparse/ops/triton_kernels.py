@@ -1,4 +1,4 @@
-"""The scan on CUDA: kernels written in Triton, launched here. Imported when it is first used: not all have Triton.
+"""The scan on CUDA: kernels written in Triton, launched here. Imported at first use: Triton is optional.
 
 ==================  ==========================================================================================
 triton_scan         the forward pass, and what both passes share
@@ -27,14 +27,14 @@ from spikesparse.ops.triton_bits import pack_kernel, unpack_kernel
 from spikesparse.ops.triton_moments import merge_kernel, moments_kernel
 from spikesparse.ops.triton_scan import forward_kernel
 
-# A membrane must be the same wherever it is computed, so multiply and add are never contracted.
+# Forward and backward must compute the same membrane, so multiply and add are never contracted.
 OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False}
 THREADS = 32 * OPTIONS["num_warps"]  # of a program
 WAVES = 8  # programs of a multiprocessor, where each leaves a part of a sum
 
 # How much of it a thread holds: lanes (neighbouring channels, or windows) x neurons of a window x steps in flight.
-# Registers are what there is least of: 255 a thread, and a multiprocessor has 65536. With more in flight they spill to
-# memory, with less too few loads wait at the same time.
+# Registers are the scarcest resource: 255 a thread, and a multiprocessor has 65536. With more values in flight they
+# spill to memory; with fewer, too few loads are pending at the same time.
 #
 # Forward, a thread loads its 16 bytes at once, and as many steps as FORWARD_VALUES leave room for: walking steps in
 # chunks costs nothing. Backward it does (v at each chunk's start goes through memory, and h is computed twice), so
@@ -144,7 +144,7 @@ def _forward_tile(scan: Scan) -> tuple[int, int, int]:
 
 
 def _backward_tile(scan: Scan) -> tuple[int, int, int]:
-    """The same for the way back."""
+    """The same for the backward kernel."""
     steps = _steps(scan.timesteps, CHUNK)
     in_flight = triton.next_power_of_2(steps) * _subs(scan)
     return steps, *_blocks(scan, max(1, min(BACKWARD_VALUES // in_flight, _widest(scan.y))))
@@ -182,7 +182,7 @@ def _widest(y: Tensor) -> int:
 
 
 def _of_all_blocks(counts: Tensor) -> Tensor:
-    """(blocks, ...) -> (...); of nothing, nothing."""
+    """(blocks, ...) -> (...), the sum over blocks; an empty tensor stays empty."""
     if counts.dim() == 1:
         return counts
     return counts[0] if len(counts) == 1 else counts.sum(0, dtype=counts.dtype)

@@ -30,7 +30,7 @@ class SparsityAnnealing(SparsityWeight):
         start_value: lambda before and at the start of the ramp.
 
     Raises:
-        UserError: for a negative lambda (also from a schedule of one's own), an unknown schedule, or a ramp that ends
+        UserError: for a negative lambda (also from your own schedule), an unknown schedule, or a ramp that ends
             before it starts.
     """
 
