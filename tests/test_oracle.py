@@ -123,6 +123,20 @@ def test_counts_equal_walking_every_synapse(pooling, kind):
     check()
 
 
+@pytest.mark.parametrize("neuron", [LIF, IF, Ternary])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_an_average_pool_that_keeps_the_size_is_no_new_input(neuron, dropout):
+    """A 3x3 window with stride 1 and padding 1: what leaves it has the shape of the spikes that are counted."""
+    torch.manual_seed(0)
+    conv = SpikingLayer(nn.Conv2d(2, 3, 3, padding=1), None, neuron(), dropout, nn.AvgPool2d(3, 1, 1))
+    layers = {"conv1": conv, "classifier": SpikingLayer(nn.Linear(60, 3))}
+    net = SpikingStack(layers, (2, 4, 5), timesteps=2).train(dropout > 0)
+    oracle = Oracle(net, torch.randn(2, 3, 2, 4, 5) * 2, 2, record="neurons")
+    assert all(0 < count < 2 * 60 for count in oracle.spikes["conv1"])
+    check_tally(oracle.watched.output.tally, oracle)
+    check_bill(oracle.watched.output.tally, oracle)
+
+
 def check_sizes(net, oracle):
     assert net.sizes.synapses == oracle.synapses
     assert net.sizes.ann_macs == oracle.connections

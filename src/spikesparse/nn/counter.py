@@ -122,6 +122,7 @@ class SpikeCounter:
             self._input_spikes = self._total(self._events) * self._spiking
         self._unit: float | None = None
         self._bits: Tensor | None = None
+        self._averaged = False
         self.shape = (timesteps, batch)
         self._entering_per_neuron: Tensor | None = None
 
@@ -171,10 +172,10 @@ class SpikeCounter:
     def enters(self, x: Tensor) -> None:
         """``x``, of any shape, enters the next layer: if a hook has put it where the tensor last shown was, it counts.
 
-        An average pool in between changes nothing: what was shown in front of it still counts.
+        Behind a plain average pool nothing changes: what was shown in front of it still counts.
         """
         shown = self._entering
-        if shown is None or x is shown or x.numel() != shown.numel():
+        if shown is None or x is shown or self._averaged or x.numel() != shown.numel():
             return
         x = x.reshape(shown.shape)
         self.changed(x, unit_kept(x, self._unit))
@@ -197,8 +198,13 @@ class SpikeCounter:
         """Output (T, B, ...) of a layer of pooling neurons; ``unit`` as in :func:`count_events`."""
         self._pooling.append(self._count(spikes, unit))
 
+    def averaged(self) -> None:
+        """The tensor last shown goes through a plain average pool, whose output may well have the same size."""
+        self._averaged = True
+
     def changed(self, x: Tensor, unit: float | None = None) -> None:
         """``x`` (T, B, ...) travels on instead of the tensor last shown; ``unit`` as in :func:`count_events`."""
+        self._averaged = False
         self._entering, self._events, self._unit, self._bits, self._entering_per_neuron = x, None, unit, None, None
 
     def tally(self) -> SpikeTally:

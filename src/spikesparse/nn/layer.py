@@ -158,7 +158,9 @@ class SpikingLayer(nn.Module):
             counter.pooling_neurons(x, unit_behind(x, self.pool.neuron.unit, self.pool, self.pool.neuron))
         elif self.pool is not None:
             x = fold_time(self.pool, x)
-            if not isinstance(self.pool, nn.AvgPool2d):  # the next layer's fan-out reaches back through an average
+            if isinstance(self.pool, nn.AvgPool2d):  # the next layer's fan-out reaches back through it
+                counter.averaged()
+            else:
                 counter.changed(x, unit_behind(x, unit, self.pool))
         return x
 
