@@ -79,7 +79,7 @@ def train(args: list[str]) -> RunResult | None:
     # All that is said of the training is read before the test, which loads the state of the best epoch.
     about = {
         **{"command": ["train", *args], "configs": config_digest(args)},
-        **{"epochs": trainer.current_epoch, "fit_seconds": round(_training_time(trainer), 1)},
+        **{"epochs": _epochs_trained(trainer), "fit_seconds": round(_training_time(trainer), 1)},
     }
     best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
     last = cli.run_folder / "checkpoints" / "last.ckpt" if cli.run_folder else None
@@ -133,6 +133,12 @@ def _fitted(args: list[str], fresh: bool) -> SpikeCLI:
         with Closing().part(f"{cli.run_folder}/{RUN}"):  # then the same command tests the last checkpoint again
             write_identity(cli.run_folder, cli.args, finished=True, seconds=_training_time(trainer))
     return cli
+
+
+def _epochs_trained(trainer: Any) -> int:
+    """Without the pass over the data that StochasticWeightAveraging adds for batch norm: nothing is learned there."""
+    done, asked = trainer.current_epoch, trainer.max_epochs
+    return done if asked in (None, -1) else min(done, asked)
 
 
 def _training_time(trainer: Any) -> float:
