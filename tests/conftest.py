@@ -1,6 +1,7 @@
 """Guards around every test, and what several of them share."""
 
 import os
+import signal
 import sys
 
 import numpy as np
@@ -13,6 +14,11 @@ LAUNCHES = {
     *("test_accumulation", "test_batch_norm", "test_budget", "test_distributed", "test_faults", "test_loading"),
     *("test_nonfinite", "test_pareto", "test_peers", "test_resume", "test_runs"),
 }
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a shell's background job: processes that a test starts would inherit it, and be deaf to their Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_itemcollected(item):
