@@ -71,6 +71,7 @@ def test_the_same_command_goes_on_with_a_stopped_run(capsys):
     assert result_of(STOPPED) == pytest.approx([0.125, 9.296875, 66.625])
 
 
+@pytest.mark.slow
 def test_its_config_file_is_read():
     """With the class paths of then."""
     text = (FINISHED / "config.yaml").read_text()
