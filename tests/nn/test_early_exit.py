@@ -348,7 +348,8 @@ def test_curve_has_what_validation_says_at_each_confidence(measure, confidences,
     assert "1 spikes per image were asked for; one step spends" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("by", ["spikes", pytest.param("synops", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["spikes", "synops"])
 def test_what_is_to_be_spent_may_be_a_share_of_what_another_run_spends(by, tiny_args, capsys):
     """The twin's own count, halved by hand; both targets are sought."""
     twin = fit([*tiny_args, "--data.encoder=direct", "--sparsity.end_value=0"])

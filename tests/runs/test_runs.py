@@ -58,6 +58,7 @@ def assert_same(ours, theirs):
         assert torch.equal(ours[name], theirs[name]), name
 
 
+@pytest.mark.slow
 def test_same_seed_gives_bit_identical_losses_and_another_seed_does_not(tiny_args):
     traces = []
     for seed in (3, 3, 4):
@@ -69,7 +70,8 @@ def test_same_seed_gives_bit_identical_losses_and_another_seed_does_not(tiny_arg
     assert traces[0] != traces[2]
 
 
-@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [1, 3])
 def test_run_stopped_at_an_epochs_end_and_resumed_equals_the_uninterrupted_one(tiny_args, stop):
     whole = Losses()
     cli = fit(tiny_args, whole)
@@ -147,6 +149,7 @@ def test_train_without_a_logger_has_no_run_folder_and_ends_well(tiny_args, capsy
     assert "files  " not in printed
 
 
+@pytest.mark.slow
 def test_second_run_of_the_same_command_keeps_the_first(tiny_args, capsys):
     short = [*tiny_args, "--trainer.limit_train_batches=1"]
     folder = fit(short).run_folder

@@ -103,6 +103,7 @@ def test_own_neuron_of_the_page_spikes_as_it_says():
     assert current.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_own_encoder():
     _, data = check_later_use(follow("own_encoder"), "my_encoder")
     assert (type(data.encoder).__name__, data.encoder.floor, data.timesteps) == ("Latency", 0.2, 6)
@@ -112,12 +113,14 @@ def test_own_encoder():
     assert batch.images.sum(0).max() == 1  # one spike per pixel
 
 
+@pytest.mark.slow
 def test_own_schedule(capsys):
     follow("own_schedule", ["--trainer.max_epochs=3", "--sparsity.end_epoch=4"])
     lambdas = re.findall(r"epoch 3/3 .* lambda (\S+)", capsys.readouterr().out)
     assert lambdas == ["0.25", "2"]  # of 2.0, half-way: 0.5 ** 3, and the jump
 
 
+@pytest.mark.slow
 def test_own_penalty():
     module, _ = check_later_use(follow("own_penalty"), "my_penalty")
     assert (type(module.penalty).__name__, module.penalty.spikes) == ("Budget", 500)

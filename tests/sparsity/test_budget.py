@@ -381,6 +381,7 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tiny_args, flags, st
 
 
 @quiet
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_budget_unless_another_is_named(tiny_args):
     last = SpikeCLI(["fit", *tiny_args, "--budget.target=30"]).run_folder / "checkpoints/last.ckpt"
     args = [*tiny_args, f"--ckpt_path={last}", "--trainer.max_epochs=5"]
@@ -394,6 +395,7 @@ def test_a_resumed_run_keeps_its_budget_unless_another_is_named(tiny_args):
 
 
 @quiet
+@pytest.mark.slow
 def test_load_run_and_the_report_know_a_run_with_a_budget(tiny_args):
     main(["train", *tiny_args, "--budget.target=30"])
     folder = Path("runs") / CommandLine(["fit", *tiny_args, "--budget.target=30"]).run_name() / "seed0"
