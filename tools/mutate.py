@@ -49,7 +49,7 @@ TESTS = {
     "exits": ("test_exit_search", "test_early_exit"),
     "metrics": ("test_metrics", "test_bill"),
     "module": ("test_early_exit", "test_checkpoints_callbacks", "test_distillation", "test_resume"),
-    "identity": ("test_resume",),
+    "identity": ("test_identity", "test_resume"),
     "process_state": ("test_resume", "test_checkpoints_callbacks"),
     "resume": ("test_resume",),
     "saving": ("test_resume", "test_checkpoints_callbacks"),
